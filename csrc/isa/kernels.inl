@@ -1,0 +1,473 @@
+// Every loop of the core, compiled once per instruction set. All code lives in that set's own
+// namespace and uses no function template from the standard library: the linker could otherwise
+// keep one set's copy of a shared template for all of them.
+
+#include <cstring>
+#include <limits>
+#include <type_traits>
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
+#endif
+
+#include "../kernels.hpp"
+
+namespace infinitypool::INFINITYPOOL_ISA {
+
+#include "../simd/convert.hpp"
+#include "../simd/stream.hpp"
+
+// ---------------------------------------------------------------- what reducers are written in
+
+template <class A>
+inline constexpr A lowest = std::numeric_limits<A>::has_infinity ? A(-std::numeric_limits<A>::infinity())
+                                                                 : std::numeric_limits<A>::lowest();
+template <class A>
+inline constexpr A highest = std::numeric_limits<A>::has_infinity ? std::numeric_limits<A>::infinity()
+                                                                  : std::numeric_limits<A>::max();
+
+template <class A>
+inline bool is_nan(A x) {
+  if constexpr (std::is_floating_point_v<A>) return x != x;
+  else return false;
+}
+
+template <class A>
+inline A wrapping_add(A a, A b) {
+  if constexpr (std::is_integral_v<A>) {
+    using U = std::make_unsigned_t<A>;
+    return A(U(a) + U(b));
+  } else {
+    return a + b;
+  }
+}
+
+namespace reducers {
+#include "reducers.inc"  // every header of csrc/reducers, found by CMake
+}
+
+// ---------------------------------------------------------------- loops
+
+struct no_place { std::uint32_t unused; };
+
+template <class R, class A>
+inline A merged(A a, A b) {
+  if constexpr (R::info.selects) return R::replaces(a, b) ? b : a;
+  else return R::add(a, b);
+}
+
+template <class R, class A, class P>
+struct Loops {
+  static constexpr bool tracks = !std::is_same_v<P, no_place>;
+
+  static void fill(Line dst, Index n) {
+    auto* value = static_cast<A*>(dst.value);
+    for (Index i = 0; i < n; ++i) value[i] = R::template identity<A>;
+    if constexpr (tracks) {
+      auto* place = static_cast<P*>(dst.place);
+      if (place) for (Index i = 0; i < n; ++i) place[i] = kPadding<P>;
+    }
+  }
+
+  // Strides are constants where the caller knows them: the loops are only fast then.
+  template <int count>
+  static void merge_run(Line dst, const Term* t, Index n, Index s) {
+    auto* __restrict value = static_cast<A*>(dst.value);
+    const auto* a = static_cast<const A*>(t[0].value);
+    const auto* b = static_cast<const A*>(t[count > 1 ? 1 : 0].value);
+    const auto* c = static_cast<const A*>(t[count > 2 ? 2 : 0].value);
+    if constexpr (tracks) {
+      auto* __restrict place = static_cast<P*>(dst.place);
+      const auto* pa = static_cast<const P*>(t[0].place);
+      const auto* pb = static_cast<const P*>(t[count > 1 ? 1 : 0].place);
+      const auto* pc = static_cast<const P*>(t[count > 2 ? 2 : 0].place);
+      const P sa = P(t[0].shift), sb = P(t[count > 1 ? 1 : 0].shift), sc = P(t[count > 2 ? 2 : 0].shift);
+      for (Index i = 0; i < n; ++i) {
+        A v = a[i * s];
+        P p = pa[i * s] + sa;
+        if constexpr (count > 1) {
+          const A w = b[i * s];
+          const P q = pb[i * s] + sb;
+          const bool take = R::replaces(v, w);
+          v = take ? w : v;
+          p = take ? q : p;
+        }
+        if constexpr (count > 2) {
+          const A w = c[i * s];
+          const P q = pc[i * s] + sc;
+          const bool take = R::replaces(v, w);
+          v = take ? w : v;
+          p = take ? q : p;
+        }
+        value[i] = v;
+        place[i] = p;
+      }
+    } else {
+      for (Index i = 0; i < n; ++i) {
+        A v = a[i * s];
+        if constexpr (count > 1) v = merged<R>(v, b[i * s]);
+        if constexpr (count > 2) v = merged<R>(v, c[i * s]);
+        value[i] = v;
+      }
+    }
+  }
+
+  template <int count>
+  static void merge_columns(Line dst, const Term* t, Index n, Index stride, Index inner) {
+    if (inner == 1) {
+      if (stride == 2) return merge_run<count>(dst, t, n, 2);
+      return merge_run<count>(dst, t, n, stride);
+    }
+    if (stride == 1) return merge_run<count>(dst, t, n * inner, 1);
+    Term run[3] = {t[0], t[count > 1 ? 1 : 0], t[count > 2 ? 2 : 0]};
+    for (Index o = 0; o < n; ++o) {
+      merge_run<count>(dst, run, inner, 1);
+      dst.value = static_cast<A*>(dst.value) + inner;
+      if constexpr (tracks) dst.place = static_cast<P*>(dst.place) + inner;
+      for (int j = 0; j < count; ++j) {
+        run[j].value = static_cast<const A*>(run[j].value) + stride * inner;
+        if constexpr (tracks) run[j].place = static_cast<const P*>(run[j].place) + stride * inner;
+      }
+    }
+  }
+
+  static void merge(Line dst, const Term* terms, int count, Index n) {
+    if (count == 3) merge_run<3>(dst, terms, n, 1);
+    else if (count == 2) merge_run<2>(dst, terms, n, 1);
+    else merge_run<1>(dst, terms, n, 1);
+  }
+
+  static void merge_strided(Line dst, const Term* terms, int count, Index n, Index stride, Index inner) {
+    if (stride == 1) return merge(dst, terms, count, n * inner);
+    if (count == 3) merge_columns<3>(dst, terms, n, stride, inner);
+    else if (count == 2) merge_columns<2>(dst, terms, n, stride, inner);
+    else merge_columns<1>(dst, terms, n, stride, inner);
+  }
+
+  static void fold(Line dst, Term src, Index count, Index pitch, Index inner, std::uint64_t place_step) {
+    merge_run<1>(dst, &src, inner, 1);
+    for (Index k = 1; k < count; ++k) {
+      src.value = static_cast<const A*>(src.value) + pitch;
+      if constexpr (tracks) {
+        src.place = static_cast<const P*>(src.place) + pitch;
+        src.shift += place_step;
+      }
+      const auto* b = static_cast<const A*>(src.value);
+      auto* value = static_cast<A*>(dst.value);
+      for (Index i = 0; i < inner; ++i) {
+        if constexpr (tracks) {
+          if (R::replaces(value[i], b[i])) {
+            value[i] = b[i];
+            static_cast<P*>(dst.place)[i] = static_cast<const P*>(src.place)[i] + P(src.shift);
+          }
+        } else {
+          value[i] = merged<R>(value[i], b[i]);
+        }
+      }
+    }
+  }
+};
+
+template <class In, class A>
+void load_run(A* __restrict dst, const In* __restrict src, Index n, Index stride) {
+  if (stride == 1) convert_run(dst, src, n);
+  else for (Index i = 0; i < n; ++i) dst[i] = convert<A>(src[i * stride]);
+}
+
+template <class In, class A>
+void load(void* dst_, Index dst_pitch, const void* src_, Runs r) {
+  auto* dst = static_cast<A*>(dst_);
+  auto* src = static_cast<const In*>(src_);
+  if (r.inner == 1 && dst_pitch == 1) return load_run(dst, src, r.columns, r.pitch);
+  if (r.inner_stride == 1 && r.pitch == r.inner && dst_pitch == r.inner)
+    return convert_run(dst, src, r.columns * r.inner);
+  if (r.inner == 1) {
+    for (Index o = 0; o < r.columns; ++o) dst[o * dst_pitch] = convert<A>(src[o * r.pitch]);
+    return;
+  }
+  for (Index o = 0; o < r.columns; ++o) load_run(dst + o * dst_pitch, src + o * r.pitch, r.inner, r.inner_stride);
+}
+
+template <class In, class A>
+void load_divided(void* dst_, Index dst_pitch, const void* src_, Runs r, Divisor by) {
+  load<In, A>(dst_, dst_pitch, src_, r);
+  auto* dst = static_cast<A*>(dst_);
+  for (Index o = 0; o < r.columns; ++o) {
+    const A d = A(by.column ? by.column[o] * by.scale : by.scale);
+    for (Index i = 0; i < r.inner; ++i) dst[o * dst_pitch + i] /= d;
+  }
+}
+
+// sum / divisor, in the rounding that the output's type asks for.
+template <class Out, class A>
+inline Out quotient(A sum, double divisor, bool truncate) {
+  if constexpr (std::is_floating_point_v<A>) {
+    return convert<Out>(A(sum / A(divisor)));
+  } else if constexpr (sizeof(A) == 4) {
+    // |sum| < 2^31: the quotient's distance from a tie or an integer exceeds a double's rounding.
+    const double q = double(sum) / (divisor == 0 ? 1.0 : divisor);
+    constexpr double shift = 0x1.8p52;  // adding and taking it away rounds to nearest, ties to even
+    const double nearest = (q + shift) - shift;
+    return Out(std::int32_t(truncate ? q : nearest));
+  } else {
+    if (divisor == 0) return Out(0);
+    const bool flip = divisor < 0;
+    const std::uint64_t d = std::uint64_t(flip ? -divisor : divisor);
+    bool negative = false;
+    if constexpr (std::is_signed_v<A>) negative = sum < 0;
+    const std::uint64_t magnitude = negative ? 0 - std::uint64_t(sum) : std::uint64_t(sum);
+    std::uint64_t q = magnitude / d;
+    const std::uint64_t rest = magnitude - q * d;
+    if (!truncate && (rest > d - rest || (rest == d - rest && (q & 1)))) ++q;
+    return Out(negative != flip ? 0 - q : q);
+  }
+}
+
+template <class A, class Out>
+void divide_run(Out* __restrict dst, const A* __restrict src, Index n, double divisor, bool truncate) {
+  if constexpr (is_half<Out>) {
+    A part[256];
+    for (Index i = 0; i < n; i += 256) {
+      const Index m = n - i < 256 ? n - i : 256;
+      for (Index j = 0; j < m; ++j) part[j] = src[i + j] / A(divisor);
+      convert_run(dst + i, part, m);
+    }
+  } else {
+    for (Index i = 0; i < n; ++i) dst[i] = quotient<Out>(src[i], divisor, truncate);
+  }
+}
+
+template <class A, class Out>
+void finish(void* dst_, const void* src_, Index columns, Index inner, const Divisor* by) {
+  auto* __restrict dst = static_cast<Out*>(dst_);
+  auto* __restrict src = static_cast<const A*>(src_);
+  if (!by) return convert_run(dst, src, columns * inner);
+  if constexpr (!std::is_same_v<Out, bool_t>) {
+    if (!by->column) return divide_run(dst, src, columns * inner, by->scale, by->truncate);
+    if (inner == 1) {
+      for (Index o = 0; o < columns; ++o)
+        dst[o] = quotient<Out>(src[o], by->column[o] * by->scale, by->truncate);
+      return;
+    }
+    for (Index o = 0; o < columns; ++o)
+      divide_run(dst + o * inner, src + o * inner, inner, by->column[o] * by->scale, by->truncate);
+  }
+}
+
+template <class P>
+bool any_padding(const void* place, Index n) {
+  auto* p = static_cast<const P*>(place);
+  P all = 0;
+  for (Index i = 0; i < n; ++i) all |= p[i];
+  return all & kPadding<P>;
+}
+
+template <class P>
+void narrow_places(void* dst, std::size_t size, const void* place, Index n) {
+  // Sign-extended: all ones stand for "no winner" at any width.
+  auto* p = static_cast<const std::make_signed_t<P>*>(place);
+  auto run = [&](auto* __restrict d) {
+    for (Index i = 0; i < n; ++i) d[i] = static_cast<std::remove_reference_t<decltype(*d)>>(p[i]);
+  };
+  if (size == 1) run(static_cast<std::uint8_t*>(dst));
+  else if (size == 2) run(static_cast<std::uint16_t*>(dst));
+  else if (size == 4) run(static_cast<std::uint32_t*>(dst));
+  else run(static_cast<std::uint64_t*>(dst));
+}
+
+template <class Visit>
+void visit_offsets(const void* offset, std::size_t size, Visit visit) {
+  if (size == 1) visit(static_cast<const std::uint8_t*>(offset));
+  else if (size == 2) visit(static_cast<const std::uint16_t*>(offset));
+  else if (size == 4) visit(static_cast<const std::uint32_t*>(offset));
+  else visit(static_cast<const std::uint64_t*>(offset));
+}
+
+template <class A>
+void route(void* acc_, const void* grad_, const void* offset, std::size_t offset_size, std::uint64_t tap, Index n) {
+  auto* __restrict acc = static_cast<A*>(acc_);
+  auto* __restrict grad = static_cast<const A*>(grad_);
+  visit_offsets(offset, offset_size, [&](const auto* __restrict off) {
+    const auto wanted = static_cast<std::remove_cv_t<std::remove_reference_t<decltype(*off)>>>(tap);
+    for (Index i = 0; i < n; ++i) acc[i] += off[i] == wanted ? grad[i] : A(0);
+  });
+}
+
+template <class A>
+void scatter(void* acc_, const void* grad_, const void* offset, std::size_t offset_size, const Index* delta,
+             Index window, Index columns, Index column_step, Index inner) {
+  auto* acc = static_cast<A*>(acc_);
+  auto* grad = static_cast<const A*>(grad_);
+  visit_offsets(offset, offset_size, [&](const auto* off) {
+    for (Index o = 0; o < columns; ++o)
+      for (Index c = 0; c < inner; ++c) {
+        const auto tap = std::uint64_t(off[o * inner + c]);
+        acc[o * column_step + delta[tap < std::uint64_t(window) ? tap : 0] + c] += grad[o * inner + c];
+      }
+  });
+}
+
+template <class A>
+void interleave(void* dst_, const void* const* phases, Index stride, Index columns, Index inner) {
+  auto* __restrict dst = static_cast<A*>(dst_);
+  if (stride == 2 && inner == 1) {
+    auto* even = static_cast<const A*>(phases[0]);
+    auto* odd = static_cast<const A*>(phases[1]);
+    for (Index o = 0; o < columns / 2; ++o) {
+      dst[2 * o] = even[o];
+      dst[2 * o + 1] = odd[o];
+    }
+    if (columns & 1) dst[columns - 1] = even[columns / 2];
+    return;
+  }
+  for (Index phase = 0; phase < stride && phase < columns; ++phase) {
+    auto* src = static_cast<const A*>(phases[phase]);
+    for (Index o = 0; o * stride + phase < columns; ++o)
+      for (Index c = 0; c < inner; ++c) dst[(o * stride + phase) * inner + c] = src[o * inner + c];
+  }
+}
+
+// ---------------------------------------------------------------- the table
+
+template <class T>
+struct tag { using type = T; };
+
+template <class T>
+constexpr DType dtype_of() {
+  if constexpr (std::is_same_v<T, double>) return DType::float64;
+  else if constexpr (std::is_same_v<T, float>) return DType::float32;
+  else if constexpr (std::is_same_v<T, float16_t>) return DType::float16;
+  else if constexpr (std::is_same_v<T, bfloat16_t>) return DType::bfloat16;
+  else if constexpr (std::is_same_v<T, bool_t>) return DType::boolean;
+  else {
+    constexpr int log = sizeof(T) == 1 ? 0 : sizeof(T) == 2 ? 1 : sizeof(T) == 4 ? 2 : 3;
+    return static_cast<DType>(static_cast<int>(std::is_signed_v<T> ? DType::int8 : DType::uint8) + log);
+  }
+}
+
+template <class In>
+inline constexpr bool is_float = std::is_floating_point_v<In> || is_half<In>;
+
+// The accumulator and the type of its places for one input type.
+template <class R, class In, Variant variant>
+constexpr auto accumulator() {
+  constexpr bool places = variant == Variant::places || variant == Variant::wide_places;
+  if constexpr (is_float<In>) {
+    if constexpr (sizeof(In) == 8 || variant == Variant::wide_places) return tag<double>{};
+    else return tag<float>{};
+  } else if constexpr (R::info.selects && !places) {
+    if constexpr (std::is_same_v<In, bool_t>) return tag<std::uint8_t>{};
+    else return tag<In>{};
+  } else if constexpr (R::info.selects) {
+    constexpr bool wide = sizeof(In) == 8 || variant == Variant::wide_places;
+    constexpr bool is_signed = sizeof(In) < 4 || std::is_signed_v<In>;
+    if constexpr (wide && is_signed) return tag<std::int64_t>{};
+    else if constexpr (wide) return tag<std::uint64_t>{};
+    else if constexpr (is_signed) return tag<std::int32_t>{};
+    else return tag<std::uint32_t>{};
+  } else {
+    if constexpr (sizeof(In) <= 2 && variant == Variant::values) return tag<std::int32_t>{};
+    else if constexpr (sizeof(In) == 8 && !std::is_signed_v<In>) return tag<std::uint64_t>{};
+    else return tag<std::int64_t>{};
+  }
+}
+
+template <class R, class In>
+constexpr auto output() {
+  if constexpr (is_float<In> || R::info.selects || R::info.divides) return tag<In>{};
+  else if constexpr (std::is_signed_v<In>) return tag<std::int64_t>{};
+  else return tag<std::uint64_t>{};
+}
+
+template <class R, class In, Variant variant>
+const Kernels* kernels() {
+  using A = typename decltype(accumulator<R, In, variant>())::type;
+  using Out = typename decltype(output<R, In>())::type;
+  constexpr bool places = variant == Variant::places || variant == Variant::wide_places;
+  using P = std::conditional_t<!places, no_place,
+                               std::conditional_t<sizeof(A) == 8, std::uint64_t, std::uint32_t>>;
+  using L = Loops<R, A, P>;
+  static const Kernels set = [] {
+    Kernels k;
+    k.in_size = sizeof(In);
+    k.acc_size = sizeof(A);
+    k.out_size = sizeof(Out);
+    k.out = dtype_of<Out>();
+    k.direct_load = std::is_same_v<A, In>;
+    k.direct_finish = std::is_same_v<A, Out>;
+    k.fill = L::fill;
+    k.load = load<In, A>;
+    k.merge = L::merge;
+    k.merge_strided = L::merge_strided;
+    k.fold = L::fold;
+    k.finish = finish<A, Out>;
+    if constexpr (places) {
+      k.place_size = sizeof(P);
+      k.any_padding = any_padding<P>;
+      k.narrow_places = narrow_places<P>;
+    }
+    if constexpr (is_float<In> && !places) {
+      k.load_divided = load_divided<In, A>;
+      k.route = route<A>;
+      k.scatter = scatter<A>;
+      k.interleave = interleave<A>;
+    }
+    return k;
+  }();
+  return &set;
+}
+
+template <class R, class In>
+const Kernels* of_input(Variant variant) {
+  if constexpr (std::is_same_v<In, bool_t> && !R::info.boolean) return nullptr;
+  else if (variant == Variant::values) return kernels<R, In, Variant::values>();
+  else if (variant == Variant::wide_values) return kernels<R, In, Variant::wide_values>();
+  else if constexpr (R::info.selects)
+    return variant == Variant::places ? kernels<R, In, Variant::places>() : kernels<R, In, Variant::wide_places>();
+  else return nullptr;
+}
+
+template <class R>
+const Kernels* of_reducer(DType in, Variant variant) {
+  switch (in) {
+    case DType::float64: return of_input<R, double>(variant);
+    case DType::float32: return of_input<R, float>(variant);
+    case DType::float16: return of_input<R, float16_t>(variant);
+    case DType::bfloat16: return of_input<R, bfloat16_t>(variant);
+    case DType::int8: return of_input<R, std::int8_t>(variant);
+    case DType::int16: return of_input<R, std::int16_t>(variant);
+    case DType::int32: return of_input<R, std::int32_t>(variant);
+    case DType::int64: return of_input<R, std::int64_t>(variant);
+    case DType::uint8: return of_input<R, std::uint8_t>(variant);
+    case DType::uint16: return of_input<R, std::uint16_t>(variant);
+    case DType::uint32: return of_input<R, std::uint32_t>(variant);
+    case DType::uint64: return of_input<R, std::uint64_t>(variant);
+    case DType::boolean: return of_input<R, bool_t>(variant);
+  }
+  return nullptr;
+}
+
+template <class... R>
+const Kernels* of_list(int reducer, DType in, Variant variant) {
+  using Find = const Kernels* (*)(DType, Variant);
+  static constexpr Find table[] = {of_reducer<R>...};
+  return table[reducer](in, variant);
+}
+
+const Kernels* find(int reducer, DType in, Variant variant) {
+  using namespace reducers;
+  return of_list<INFINITYPOOL_REDUCERS>(reducer, in, variant);
+}
+
+}  // namespace infinitypool::INFINITYPOOL_ISA
+
+#define INFINITYPOOL_STRING_(x) #x
+#define INFINITYPOOL_STRING(x) INFINITYPOOL_STRING_(x)
+
+namespace infinitypool {
+#define INFINITYPOOL_JOIN_(a, b) a##b
+#define INFINITYPOOL_JOIN(a, b) INFINITYPOOL_JOIN_(a, b)
+extern const IsaTable INFINITYPOOL_JOIN(table_, INFINITYPOOL_ISA);
+const IsaTable INFINITYPOOL_JOIN(table_, INFINITYPOOL_ISA) = {
+    INFINITYPOOL_STRING(INFINITYPOOL_ISA), INFINITYPOOL_ISA::find, INFINITYPOOL_ISA::stream};
+}  // namespace infinitypool

@@ -1,0 +1,71 @@
+// What the walkers may call: loops over contiguous runs, one set for each
+// (reducer, input dtype, variant), compiled once per instruction set.
+#pragma once
+
+#include "types.hpp"
+
+namespace infinitypool {
+
+// How wide the accumulator has to be.
+enum class Variant : std::uint8_t {
+  values,       // results alone
+  wide_values,  // results alone, sums that may leave 32 bits
+  places,       // results and 32- or 64-bit places, as wide as the accumulator
+  wide_places,  // results and 64-bit places
+};
+inline constexpr int kVariants = 4;
+
+// What to divide by: scale * column[i / inner], or scale alone where column is null.
+struct Divisor {
+  const double* column = nullptr;  // counts are exact in a double up to 2^53
+  double scale = 1;
+  bool truncate = false;  // integers: toward zero instead of to nearest, ties to even
+};
+
+struct Kernels {
+  std::size_t in_size = 0, acc_size = 0, place_size = 0, out_size = 0;
+  DType out = DType::float32;
+  bool direct_load = false;    // accumulators and inputs have the same representation
+  bool direct_finish = false;  // accumulators and outputs have the same representation
+
+  void (*fill)(Line dst, Index n) = nullptr;  // the reducer's identity; places, if given, as padding
+  // dst: columns at dst_pitch, inner elements contiguous.
+  void (*load)(void* dst, Index dst_pitch, const void* src, Runs runs) = nullptr;
+  void (*load_divided)(void* dst, Index dst_pitch, const void* src, Runs runs, Divisor by) = nullptr;
+  // dst[i] = terms merged in order, 1 to 3 of them.
+  void (*merge)(Line dst, const Term* terms, int count, Index n) = nullptr;
+  // The same at every stride-th column of the terms: n columns of inner elements each.
+  void (*merge_strided)(Line dst, const Term* terms, int count, Index n, Index stride, Index inner) = nullptr;
+  // dst[c] = src[c], src[pitch + c], ... merged in order; a tap's place grows by place_step.
+  void (*fold)(Line dst, Term src, Index count, Index pitch, Index inner, std::uint64_t place_step) = nullptr;
+  void (*finish)(void* dst, const void* src, Index columns, Index inner, const Divisor* by) = nullptr;
+  bool (*any_padding)(const void* place, Index n) = nullptr;
+  void (*narrow_places)(void* dst, std::size_t dst_size, const void* place, Index n) = nullptr;
+  // Gradient to the winner: acc[i] += sum over taps of (offset[i - back] == tap ? grad[i - back] : 0).
+  void (*route)(void* acc, const void* grad, const void* offset, std::size_t offset_size,
+                std::uint64_t tap, Index n) = nullptr;
+  // acc[base(column) + delta[offset]] += grad; offsets beyond the window count as 0.
+  void (*scatter)(void* acc, const void* grad, const void* offset, std::size_t offset_size,
+                  const Index* delta, Index window, Index columns, Index column_step, Index inner) = nullptr;
+  // dst[column * stride] = src[column], runs of inner.
+  void (*interleave)(void* dst, const void* const* phases, Index stride, Index columns, Index inner) = nullptr;
+};
+
+// What a reducer says of itself.
+struct ReducerInfo {
+  const char* name;
+  const char* numpy;     // over w, the valid elements of one window
+  const char* gradient;
+  bool idempotent;       // overlapping pieces may be merged
+  bool selects;          // the result is one of the elements: it has an index
+  bool divides;          // finish divides by the window's count
+  bool boolean;          // defined for bool
+};
+
+struct IsaTable {
+  const char* name;
+  const Kernels* (*find)(int reducer, DType in, Variant variant);
+  void (*stream)(void* dst, const void* src, std::size_t bytes);  // stores that bypass the cache
+};
+
+}  // namespace infinitypool

@@ -1,0 +1,15 @@
+// Maximum: the first of equals wins, and a NaN wins over everything, the last one of several.
+struct max {
+  static constexpr ReducerInfo info{
+      .name = "max", .numpy = "np.max(w)", .gradient = "to the winner",
+      .idempotent = true, .selects = true, .divides = false, .boolean = true};
+
+  template <class A>
+  static constexpr A identity = lowest<A>;
+
+  // Does b, the later element, replace a?
+  template <class A>
+  static bool replaces(A a, A b) {
+    return bool(b > a) | is_nan(b);
+  }
+};

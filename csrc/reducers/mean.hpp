@@ -1,0 +1,14 @@
+// Mean: the sum, divided by the count of elements when the window is finished.
+struct mean {
+  static constexpr ReducerInfo info{
+      .name = "mean", .numpy = "np.mean(w)", .gradient = "an even share to every element",
+      .idempotent = false, .selects = false, .divides = true, .boolean = false};
+
+  template <class A>
+  static constexpr A identity = A(0);
+
+  template <class A>
+  static A add(A a, A b) {
+    return wrapping_add(a, b);
+  }
+};

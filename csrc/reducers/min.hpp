@@ -1,0 +1,15 @@
+// Minimum: the first of equals wins, and a NaN wins over everything, the last one of several.
+struct min {
+  static constexpr ReducerInfo info{
+      .name = "min", .numpy = "np.min(w)", .gradient = "to the winner",
+      .idempotent = true, .selects = true, .divides = false, .boolean = true};
+
+  template <class A>
+  static constexpr A identity = highest<A>;
+
+  // Does b, the later element, replace a?
+  template <class A>
+  static bool replaces(A a, A b) {
+    return bool(b < a) | is_nan(b);
+  }
+};

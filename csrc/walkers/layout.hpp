@@ -1,0 +1,48 @@
+// Every tensor seen as [outer, pooled axes…, inner].
+#pragma once
+
+#include <array>
+#include <string>
+#include <vector>
+
+#include "../types.hpp"
+#include "../windows/window.hpp"
+
+namespace infinitypool {
+
+using Shape = std::vector<Index>;
+
+// Strides of the tensors that a walk visits together: what is read, what is written, the offsets.
+inline constexpr int kTensors = 3;
+using Strides = std::array<Index, kTensors>;
+
+struct Dim {
+  Index size = 1;
+  Strides stride{};
+};
+
+struct Layout {
+  std::vector<Dim> outer;
+  Dim inner;                      // 1 for planes, the channels for channels last
+  std::vector<Strides> axes;      // per pooled axis, in order
+  bool line_axis_added = false;   // the inner run is a line of its own, pooled by a window of one
+
+  Index outer_count() const;
+  Strides outer_offset(Index unit) const;
+};
+
+// axes ascending. The innermost pooled axis of a C-ordered tensor stays innermost (planes); otherwise
+// a contiguous run of unpooled elements does (channels last).
+Layout layout_of(const Shape& shape, const std::array<Shape, kTensors>& strides, const std::vector<int>& axes);
+
+struct Task { Index unit, first, last, inner_first, inner_last; };
+
+// Independent pieces for the threads: outer index × band of the first pooled axis × block of the
+// inner run. Results do not depend on the borders.
+std::vector<Task> split(const Layout& layout, Index axis_out, Index axis_halo, Index inner_block, int threads);
+
+int thread_count();         // what a parallel call would use now
+void set_thread_count(int n);
+std::string openmp_runtime();  // the library that runs our threads
+
+}  // namespace infinitypool

@@ -1,0 +1,60 @@
+// The walker of all regular pooling, forward, and of the gradients of means and sums.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "../table.hpp"
+#include "layout.hpp"
+
+namespace infinitypool {
+
+enum class Places : std::uint8_t { none, offset, plane };
+
+struct PoolArguments {
+  std::string reducer;
+  DType dtype;
+  Shape shape;                 // of the forward input
+  Shape in_strides, out_strides, offset_strides;
+  std::vector<int> axes;       // ascending
+  std::vector<Index> kernel, stride, before, after, dilation, out;
+  bool count_include_pad = false;
+  Index divisor_override = 0;
+  bool truncate = false;
+  Places places = Places::none;
+};
+
+// The pooled axes with their windows, counted and with their places' weights.
+std::vector<Axis> axes_of(const PoolArguments& a);
+
+std::size_t offset_size(const PoolArguments& a);  // bytes of one compact offset
+
+// One planned operation: immutable, so that any number of threads may run it.
+class Pool {
+ public:
+  explicit Pool(const PoolArguments& a);                  // forward
+  static Pool spread(const PoolArguments& a);             // gradient of a mean or a sum
+  void run(const void* in, void* out, void* places) const;
+
+ private:
+  friend class PoolWorker;
+  Pool() = default;
+  void plan(const PoolArguments& a, const Shape& shape, const Shape& from, const Shape& to, Variant variant);
+
+  std::vector<Axis> axes_;
+  Layout layout_;
+  const Kernels* kernels_ = nullptr;
+  const IsaTable* isa_ = nullptr;
+  Places places_ = Places::none;
+  std::size_t place_out_size_ = 0;
+  bool divides_ = false, divides_on_load_ = false, truncate_ = false;
+  bool column_divisor_ = false;  // the divisor changes along a line
+  double divisor_ = 0;           // overrides the count where not 0
+  bool raw_lines_ = false;       // an input line may be read where it lies
+  bool raw_items_ = false;       // so may whole items of the axis before the last
+  bool dense_out_ = false;       // an output item is contiguous
+  bool stream_ = false;
+  Index inner_block_ = 1, elements_ = 0;
+};
+
+}  // namespace infinitypool

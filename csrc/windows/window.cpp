@@ -1,0 +1,128 @@
+#include "window.hpp"
+
+#include <algorithm>
+#include <numeric>
+
+namespace infinitypool {
+namespace {
+
+Index ceil_div(Index a, Index b) { return a >= 0 ? (a + b - 1) / b : -(-a / b); }
+Index floor_div(Index a, Index b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
+
+int passes(Index kernel) {  // with three parts a step
+  int n = 0;
+  for (Index width = 1; width < kernel; width *= 3) ++n;
+  return n;
+}
+
+struct Builder {
+  Chain chain;
+  bool overlapping;
+
+  int emit(Index width, std::initializer_list<Step::Part> parts) {
+    Step step{width, static_cast<int>(parts.size()), {}};
+    std::copy(parts.begin(), parts.end(), step.parts);
+    chain.push_back(step);
+    return static_cast<int>(chain.size());
+  }
+
+  int level(Index k) {
+    if (k == 1) return 0;
+    if (k == 2) return emit(2, {{0, 0}, {0, 1}});
+    if (k == 3) return emit(3, {{0, 0}, {0, 1}, {0, 2}});
+    if (overlapping) {
+      const Index half = (k + 1) / 2, third = (k + 2) / 3;
+      if (passes(third) < passes(half)) {
+        const int part = level(third);
+        return emit(k, {{part, 0}, {part, (k - third) / 2}, {part, k - third}});
+      }
+      const int part = level(half);
+      return emit(k, {{part, 0}, {part, k - half}});
+    }
+    if (k % 3 == 0) {
+      const int part = level(k / 3);
+      return emit(k, {{part, 0}, {part, k / 3}, {part, 2 * (k / 3)}});
+    }
+    const Index half = k / 2;
+    const int part = level(half);
+    if (k % 2 == 0) return emit(k, {{part, 0}, {part, half}});
+    return emit(k, {{part, 0}, {part, half}, {0, 2 * half}});
+  }
+};
+
+}  // namespace
+
+Chain build_chain(Index kernel, bool overlapping) {
+  Builder builder{{}, overlapping};
+  if (builder.level(kernel) == 0) builder.emit(1, {{0, 0}});
+  return std::move(builder.chain);
+}
+
+bool Axis::may_clip() const {
+  return out > 0 && (before > 0 || start(out - 1) + span() > extent());
+}
+
+Window Axis::valid(Index o) const {
+  const Index first = start(o);
+  const Index tap = first >= 0 ? 0 : ceil_div(-first, dilation);
+  const Index end = std::min(kernel, ceil_div(std::max<Index>(in - first, 0), dilation));
+  if (tap >= end) return {0, 0, 0};
+  return {first + tap * dilation, end - tap, tap};
+}
+
+void count_elements(Axis& axis, bool include_padding) {
+  axis.count.resize(axis.out);
+  for (Index o = 0; o < axis.out; ++o) {
+    Index n = axis.valid(o).count;
+    if (include_padding)
+      n = std::clamp<Index>(ceil_div(axis.in + axis.after - axis.start(o), axis.dilation), 0, axis.kernel);
+    axis.count[o] = static_cast<double>(n);
+  }
+  axis.constant_count = std::all_of(axis.count.begin(), axis.count.end(),
+                                    [&](double n) { return n == axis.count[0]; });
+}
+
+void prepare(Axis& axis, bool overlapping) {
+  if (axis.spacing == 1 && axis.span() > 2 * axis.in + 64) {
+    axis.table.resize(axis.out);
+    axis.table_step = axis.dilation;
+    for (Index o = 0; o < axis.out; ++o) axis.table[o] = axis.valid(o);
+  } else {
+    axis.chain = build_chain(axis.kernel, overlapping);
+  }
+}
+
+Axis transpose(const Axis& axis, bool innermost) {
+  Axis back;
+  back.in = axis.out;
+  back.out = axis.in;
+  back.kernel = axis.kernel;
+  back.dilation = axis.dilation;
+  back.before = axis.span() - 1 - axis.before;
+  back.count = axis.count;  // what the gradient is divided by, per input of this axis
+  back.constant_count = axis.constant_count;
+  back.spacing = innermost ? axis.stride : 1;
+  if ((innermost || axis.stride == 1) && back.span() <= 2 * back.extent() + 64) {
+    back.chain = build_chain(back.kernel, false);
+    return back;
+  }
+
+  // Input i is read by every o with o * stride - before + t * dilation == i for some tap t.
+  back.spacing = 1;
+  back.table_step = axis.dilation / std::gcd(axis.stride, axis.dilation);
+  back.table.resize(back.out);
+  for (Index i = 0; i < back.out; ++i) {
+    const Index position = i + axis.before;
+    const Index lowest = std::max<Index>(0, ceil_div(position - axis.span() + 1, axis.stride));
+    const Index highest = std::min(axis.out - 1, floor_div(position, axis.stride));
+    back.table[i] = {0, 0, 0};
+    for (Index o = lowest; o <= highest && o < lowest + back.table_step; ++o)
+      if ((position - o * axis.stride) % axis.dilation == 0) {
+        back.table[i] = {o, (highest - o) / back.table_step + 1, (position - o * axis.stride) / axis.dilation};
+        break;
+      }
+  }
+  return back;
+}
+
+}  // namespace infinitypool

@@ -1,0 +1,61 @@
+// Which inputs each output of one axis reads.
+#pragma once
+
+#include <vector>
+
+#include "../types.hpp"
+
+namespace infinitypool {
+
+// A window is built from narrower ones of equal width, so that its cost grows with the logarithm
+// of its length: 1 → 3 → 9 → 13 for a maximum (pieces may overlap), 1 → 3 → 6 → 13 for a sum.
+struct Step {
+  struct Part { int level; Index shift; };  // level 0 is the input, level i + 1 the i-th step
+  Index width;
+  int count;
+  Part parts[3];
+};
+using Chain = std::vector<Step>;
+Chain build_chain(Index kernel, bool overlapping);
+
+// The inputs first, first + step, ... of one output; tap is the place of the first in its window.
+struct Window { Index first, count, tap; };
+
+struct Axis {
+  Index in = 1, out = 1;
+  Index kernel = 1, stride = 1, before = 0, after = 0, dilation = 1;
+  Index in_stride = 0, out_stride = 0;  // in elements
+
+  // Input columns stand this far apart, with zeros between: the transpose of a stride.
+  Index spacing = 1;
+
+  // Regular windows are built by the chain; a table replaces it where windows differ in length.
+  Chain chain;
+  std::vector<Window> table;
+  Index table_step = 1;
+
+  // What a mean divides by, per output; constant where all are equal.
+  std::vector<double> count;
+  bool constant_count = true;
+
+  // One tap's, and one input's, share in the place of a winner.
+  std::uint64_t tap_place = 0, input_place = 0;
+
+  Index span() const { return (kernel - 1) * dilation + 1; }
+  Index start(Index o) const { return o * stride - before; }
+  Index extent() const { return (in - 1) * spacing + 1; }  // inputs with the zeros between them
+  bool regular() const { return table.empty(); }
+  bool may_clip() const;  // does any window reach beyond the input?
+  Window valid(Index o) const;  // the taps of a regular window that lie inside the input
+};
+
+void count_elements(Axis& axis, bool include_padding);
+
+// Windows so long that most of each lies outside are cheaper to list than to build.
+void prepare(Axis& axis, bool overlapping);
+
+// The axis on which the gradient travels: outputs become inputs. The innermost axis gets its zeros
+// between the columns and keeps a chain; outer axes list the outputs that read each input.
+Axis transpose(const Axis& axis, bool innermost);
+
+}  // namespace infinitypool
