@@ -22,6 +22,11 @@ struct Divisor {
   bool truncate = false;  // integers: toward zero instead of to nearest, ties to even
 };
 
+struct Tap {
+  Index back;           // in elements
+  std::uint64_t place;
+};
+
 struct Kernels {
   std::size_t in_size = 0, acc_size = 0, place_size = 0, out_size = 0;
   DType out = DType::float32;
@@ -41,13 +46,15 @@ struct Kernels {
   void (*finish)(void* dst, const void* src, Index columns, Index inner, const Divisor* by) = nullptr;
   bool (*any_padding)(const void* place, Index n) = nullptr;
   void (*narrow_places)(void* dst, std::size_t dst_size, const void* place, Index n) = nullptr;
-  // Gradient to the winner: acc[i] += sum over taps of (offset[i - back] == tap ? grad[i - back] : 0).
-  void (*route)(void* acc, const void* grad, const void* offset, std::size_t offset_size,
-                std::uint64_t tap, Index n) = nullptr;
-  // acc[base(column) + delta[offset]] += grad; offsets beyond the window count as 0.
+  // Gradient to the winner, in offsets as wide as the accumulator: acc[i] (from 0 if fresh) plus, tap
+  // by tap, grad[i - back] where offset[i - back] is that tap. At most three taps.
+  void (*widen_offsets)(void* dst, const void* src, std::size_t src_size, Index n) = nullptr;
+  void (*route)(void* acc, bool fresh, const void* grad, const void* offset, const Tap* taps, int count,
+                Index n) = nullptr;
+  // acc[column * column_step + delta[offset] + c] += grad; offsets beyond the window count as 0.
   void (*scatter)(void* acc, const void* grad, const void* offset, std::size_t offset_size,
                   const Index* delta, Index window, Index columns, Index column_step, Index inner) = nullptr;
-  // dst[column * stride] = src[column], runs of inner.
+  // dst[o * stride + p] = phases[p][o], runs of inner, for all columns of dst.
   void (*interleave)(void* dst, const void* const* phases, Index stride, Index columns, Index inner) = nullptr;
 };
 

@@ -284,13 +284,39 @@ void visit_offsets(const void* offset, std::size_t size, Visit visit) {
 }
 
 template <class A>
-void route(void* acc_, const void* grad_, const void* offset, std::size_t offset_size, std::uint64_t tap, Index n) {
-  auto* __restrict acc = static_cast<A*>(acc_);
-  auto* __restrict grad = static_cast<const A*>(grad_);
-  visit_offsets(offset, offset_size, [&](const auto* __restrict off) {
-    const auto wanted = static_cast<std::remove_cv_t<std::remove_reference_t<decltype(*off)>>>(tap);
-    for (Index i = 0; i < n; ++i) acc[i] += off[i] == wanted ? grad[i] : A(0);
+using lane = std::conditional_t<sizeof(A) == 8, std::uint64_t, std::uint32_t>;
+
+template <class A>
+void widen_offsets(void* dst_, const void* src, std::size_t src_size, Index n) {
+  auto* __restrict dst = static_cast<lane<A>*>(dst_);
+  visit_offsets(src, src_size, [&](const auto* __restrict off) {
+    for (Index i = 0; i < n; ++i) dst[i] = static_cast<lane<A>>(off[i]);
   });
+}
+
+template <class A, int count, bool fresh>
+void route_run(A* __restrict acc, const A* __restrict grad, const lane<A>* __restrict offset, const Tap* taps, Index n) {
+  const Index b0 = taps[0].back, b1 = taps[count > 1 ? 1 : 0].back, b2 = taps[count > 2 ? 2 : 0].back;
+  const auto t0 = lane<A>(taps[0].place), t1 = lane<A>(taps[count > 1 ? 1 : 0].place),
+             t2 = lane<A>(taps[count > 2 ? 2 : 0].place);
+  for (Index i = 0; i < n; ++i) {
+    A v = fresh ? A(0) : acc[i];
+    v += offset[i - b0] == t0 ? grad[i - b0] : A(0);
+    if constexpr (count > 1) v += offset[i - b1] == t1 ? grad[i - b1] : A(0);
+    if constexpr (count > 2) v += offset[i - b2] == t2 ? grad[i - b2] : A(0);
+    acc[i] = v;
+  }
+}
+
+template <class A>
+void route(void* acc_, bool fresh, const void* grad_, const void* offset_, const Tap* taps, int count, Index n) {
+  auto* acc = static_cast<A*>(acc_);
+  auto* grad = static_cast<const A*>(grad_);
+  auto* offset = static_cast<const lane<A>*>(offset_);
+  const auto run = count == 3   ? (fresh ? route_run<A, 3, true> : route_run<A, 3, false>)
+                   : count == 2 ? (fresh ? route_run<A, 2, true> : route_run<A, 2, false>)
+                                : (fresh ? route_run<A, 1, true> : route_run<A, 1, false>);
+  run(acc, grad, offset, taps, n);
 }
 
 template <class A>
@@ -408,6 +434,7 @@ const Kernels* kernels() {
     }
     if constexpr (is_float<In> && !places) {
       k.load_divided = load_divided<In, A>;
+      k.widen_offsets = widen_offsets<A>;
       k.route = route<A>;
       k.scatter = scatter<A>;
       k.interleave = interleave<A>;

@@ -44,7 +44,8 @@ Strides Layout::outer_offset(Index unit) const {
   return offset;
 }
 
-Layout layout_of(const Shape& shape, const std::array<Shape, kTensors>& strides, const std::vector<int>& axes) {
+Layout layout_of(const Shape& shape, const std::array<Shape, kTensors>& strides, const std::vector<int>& axes,
+                 int lead) {
   Layout layout;
   std::vector<Dim> rest;
   for (int d = 0; d < static_cast<int>(shape.size()); ++d) {
@@ -54,10 +55,10 @@ Layout layout_of(const Shape& shape, const std::array<Shape, kTensors>& strides,
     else if (shape[d] != 1) rest.push_back({shape[d], s});
   }
 
-  const bool planes = layout.axes.back()[0] == 1;
+  const bool planes = layout.axes.back()[lead] == 1;
   layout.inner = {1, {1, 1, 1}};
   if (!planes) {
-    auto unit = std::find_if(rest.begin(), rest.end(), [](const Dim& d) { return d.stride[0] == 1; });
+    auto unit = std::find_if(rest.begin(), rest.end(), [&](const Dim& d) { return d.stride[lead] == 1; });
     if (unit != rest.end()) {
       layout.inner = *unit;
       rest.erase(unit);
@@ -87,7 +88,8 @@ Layout layout_of(const Shape& shape, const std::array<Shape, kTensors>& strides,
   return layout;
 }
 
-std::vector<Task> split(const Layout& layout, Index axis_out, Index axis_halo, Index inner_block, int threads) {
+std::vector<Task> split(const Layout& layout, Index axis_size, Index axis_halo, Index longest_band,
+                        Index inner_block, int threads) {
   const Index units = layout.outer_count();
   const Index inner = layout.inner.size;
   const Index blocks = (inner + inner_block - 1) / inner_block;
@@ -95,14 +97,15 @@ std::vector<Task> split(const Layout& layout, Index axis_out, Index axis_halo, I
   if (units * blocks < 4 * threads && threads > 1) {
     bands = (4 * threads + units * blocks - 1) / (units * blocks);
     // A band reads its halo anew: keep it small against the band.
-    bands = std::max<Index>(1, std::min(bands, axis_out / std::max<Index>(4, 2 * axis_halo)));
+    bands = std::max<Index>(1, std::min(bands, axis_size / std::max<Index>(4, 2 * axis_halo)));
   }
+  if (axis_size > longest_band) bands = std::max(bands, (axis_size + longest_band - 1) / longest_band);
   std::vector<Task> tasks;
   tasks.reserve(units * bands * blocks);
   for (Index unit = 0; unit < units; ++unit)
     for (Index block = 0; block < blocks; ++block)
       for (Index band = 0; band < bands; ++band)
-        tasks.push_back({unit, axis_out * band / bands, axis_out * (band + 1) / bands, block * inner_block,
+        tasks.push_back({unit, axis_size * band / bands, axis_size * (band + 1) / bands, block * inner_block,
                          std::min(inner, (block + 1) * inner_block)});
   return tasks;
 }

@@ -32,14 +32,16 @@ struct Layout {
 };
 
 // axes ascending. The innermost pooled axis of a C-ordered tensor stays innermost (planes); otherwise
-// a contiguous run of unpooled elements does (channels last).
-Layout layout_of(const Shape& shape, const std::array<Shape, kTensors>& strides, const std::vector<int>& axes);
+// a contiguous run of unpooled elements does (channels last). Tensor `lead` decides.
+Layout layout_of(const Shape& shape, const std::array<Shape, kTensors>& strides, const std::vector<int>& axes,
+                 int lead);
 
 struct Task { Index unit, first, last, inner_first, inner_last; };
 
 // Independent pieces for the threads: outer index × band of the first pooled axis × block of the
-// inner run. Results do not depend on the borders.
-std::vector<Task> split(const Layout& layout, Index axis_out, Index axis_halo, Index inner_block, int threads);
+// inner run. A band reads axis_halo more than its own. Results do not depend on the borders.
+std::vector<Task> split(const Layout& layout, Index axis_size, Index axis_halo, Index longest_band,
+                        Index inner_block, int threads);
 
 int thread_count();         // what a parallel call would use now
 void set_thread_count(int n);

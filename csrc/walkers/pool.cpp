@@ -7,13 +7,13 @@
 
 #include "parallel.hpp"
 #include "scratch.hpp"
+#include "target.hpp"
 
 namespace infinitypool {
 namespace {
 
 constexpr Index kStrip = 4096;       // elements of a line handled at a time: they stay in the first cache
 constexpr Index kInnerBlock = 4096;  // the same for long inner runs
-constexpr std::size_t kStreamBytes = std::size_t(8) << 20;  // larger results bypass the cache
 constexpr Index kNowhere = std::numeric_limits<Index>::min();
 
 Index product(const std::vector<Index>& v) {
@@ -21,23 +21,6 @@ Index product(const std::vector<Index>& v) {
   for (Index x : v)
     if (__builtin_mul_overflow(n, x, &n)) return std::numeric_limits<Index>::max();
   return n;
-}
-
-char* at(void* p, Index elements, std::size_t size) {
-  return static_cast<char*>(p) + elements * static_cast<Index>(size);
-}
-const char* at(const void* p, Index elements, std::size_t size) {
-  return static_cast<const char*>(p) + elements * static_cast<Index>(size);
-}
-Line at(Line l, Index elements, const Kernels& k) {
-  return {at(l.value, elements, k.acc_size), l.place ? at(l.place, elements, k.place_size) : nullptr};
-}
-Term advanced(const Term& t, Index elements, const Kernels& k) {
-  return {at(t.value, elements, k.acc_size), t.place ? at(t.place, elements, k.place_size) : nullptr, t.shift};
-}
-
-void copy_strided(char* dst, Index dst_stride, const char* src, Index n, std::size_t size) {
-  for (Index i = 0; i < n; ++i) std::memcpy(dst + i * dst_stride * Index(size), src + i * Index(size), size);
 }
 
 }  // namespace
@@ -110,7 +93,7 @@ void Pool::plan(const PoolArguments& a, const Shape& shape, const Shape& from, c
   kernels_ = isa_->find(reducer, a.dtype, variant);
   if (!kernels_) throw std::invalid_argument(a.reducer + " is not defined for " + name_of(a.dtype));
   divisor_ = static_cast<double>(a.divisor_override);
-  layout_ = layout_of(shape, {from, to, to}, a.axes);
+  layout_ = layout_of(shape, {from, to, to}, a.axes, divides_on_load_ ? 1 : 0);
 
   if (layout_.line_axis_added) axes_.push_back(Axis{});
   for (std::size_t i = 0; i < axes_.size(); ++i) {
@@ -153,7 +136,9 @@ struct Ring {
 class PoolWorker {
  public:
   PoolWorker(const Pool& p, const void* in, void* out, void* places)
-      : p_(p), k_(*p.kernels_), n_(static_cast<int>(p.axes_.size())), in_(in), out_(out), places_(places),
+      : p_(p), k_(*p.kernels_), n_(static_cast<int>(p.axes_.size())), in_(in),
+        out_{out, k_.out_size, last().out_stride, p.layout_.inner.stride[1], p.stream_, p.isa_},
+        places_{places, p.place_out_size_, last().out_stride, p.layout_.inner.stride[1], p.stream_, p.isa_},
         inner_(p.inner_block_), states_(p.axes_.size()), scratch_([this](Scratch& s) { lay_out(s); }) {
     coordinate_.resize(n_);
     for (const Axis& axis : p_.axes_) clips_ = clips_ || axis.may_clip();
@@ -165,7 +150,7 @@ class PoolWorker {
     const Index in0 = offset[0] + task.inner_first * p_.layout_.inner.stride[0];
     out_base_ = offset[1] + task.inner_first * p_.layout_.inner.stride[1];
     sizes();
-    const char* src = at(in_, in0, k_.in_size);
+    const char* src = advance(in_, in0, k_.in_size);
     if (n_ == 1) return run_line(src, task.first, task.last);
     forget(0);
     for (Index o = task.first; o < task.last; ++o) {
@@ -310,14 +295,14 @@ class PoolWorker {
     const Axis& axis = p_.axes_[a];
     State& state = states_[a];
     if (level == 0 && a == n_ - 2 && p_.raw_items_)
-      return {at(src, i * axis.in_stride, k_.in_size), place_run_, 0};
+      return {advance(src, i * axis.in_stride, k_.in_size), place_run_, 0};
     Ring& ring = state.rings[level];
     const Index slot = (i + axis.before) & ring.mask;
-    const Line line = at(ring.lines, slot * state.capacity, k_);
+    const Line line = advance(ring.lines, slot * state.capacity, k_);
     if (ring.held[slot] != i) {
       if (level == 0) {
         coordinate_[a] = i;
-        produce(a + 1, at(src, i * axis.in_stride, k_.in_size), line);
+        produce(a + 1, advance(src, i * axis.in_stride, k_.in_size), line);
       } else {
         Term terms[3];
         const int count = parts(a, axis.chain[level - 1], i, src, terms);
@@ -338,7 +323,7 @@ class PoolWorker {
       const int count = window(a, o, src, terms);
       if (count) k_.merge(dst, terms, count, states_[a].item);
       else k_.fill(dst, states_[a].item);
-      dst = at(dst, states_[a].item, k_);
+      dst = advance(dst, states_[a].item, k_);
     }
   }
 
@@ -350,7 +335,7 @@ class PoolWorker {
     for (Index o = first; o < end; o += columns_) {
       const Index n = std::min(columns_, end - o);
       strip(src, dst, o, n);
-      dst = at(dst, n * inner_, k_);
+      dst = advance(dst, n * inner_, k_);
     }
   }
 
@@ -361,7 +346,7 @@ class PoolWorker {
 
   void load(void* dst, Index pitch, const char* src, Index first, Index columns) {
     if (columns <= 0) return;
-    src = at(src, first * last().in_stride, k_.in_size);
+    src = advance(src, first * last().in_stride, k_.in_size);
     if (!p_.divides_on_load_) return k_.load(dst, pitch, src, runs(columns));
     Divisor by = divisor(coordinate_.data());
     if (by.column) by.column += first;
@@ -377,7 +362,7 @@ class PoolWorker {
 
     const void* base = raw_.value;
     if (inside && p_.raw_lines_) {
-      base = at(src, low * axis.in_stride, k_.in_size);
+      base = advance(src, low * axis.in_stride, k_.in_size);
     } else if (inside_low >= inside_high) {
       k_.fill({raw_.value, nullptr}, length * inner_);
     } else {
@@ -385,12 +370,12 @@ class PoolWorker {
         k_.fill({raw_.value, nullptr}, length * inner_);
       } else {
         k_.fill({raw_.value, nullptr}, (inside_low - low) * inner_);
-        k_.fill({at(raw_.value, (inside_high - low) * inner_, k_.acc_size), nullptr},
+        k_.fill({advance(raw_.value, (inside_high - low) * inner_, k_.acc_size), nullptr},
                 (low + length - inside_high) * inner_);
       }
       const Index begin = (inside_low + axis.spacing - 1) / axis.spacing;
       const Index end = (inside_high - 1) / axis.spacing + 1;
-      load(at(raw_.value, (begin * axis.spacing - low) * inner_, k_.acc_size), axis.spacing * inner_, src, begin,
+      load(advance(raw_.value, (begin * axis.spacing - low) * inner_, k_.acc_size), axis.spacing * inner_, src, begin,
            end - begin);
     }
 
@@ -411,7 +396,7 @@ class PoolWorker {
         const auto [level, shift] = step.parts[j];
         const Index ahead = shift * axis.dilation * inner_;
         Term t = level ? Term{levels_[level].value, levels_[level].place, 0} : Term{base, places, 0};
-        t = advanced(t, ahead, k_);
+        t = advance(t, ahead, k_);
         if (p_.places_ == Places::offset) t.shift = static_cast<std::uint64_t>(shift) * axis.tap_place;
         else if (level == 0 && inside) t.shift = static_cast<std::uint64_t>(low) * axis.input_place;
         terms[j] = t;
@@ -427,12 +412,12 @@ class PoolWorker {
     for (Index o = first; o < end; ++o) {
       const Window& w = axis.table[o];
       Term t{raw_.value, place_run_, 0};
-      t = advanced(t, w.first * inner_, k_);
+      t = advance(t, w.first * inner_, k_);
       const bool offsets = p_.places_ == Places::offset;
       if (offsets) t.shift = static_cast<std::uint64_t>(w.tap) * axis.tap_place;
       if (w.count > 0) k_.fold(dst, t, w.count, axis.table_step * inner_, inner_, offsets ? axis.tap_place : 0);
       else k_.fill(dst, inner_);
-      dst = at(dst, inner_, k_);
+      dst = advance(dst, inner_, k_);
     }
   }
 
@@ -486,7 +471,7 @@ class PoolWorker {
       for (Index c = 0; c < last().out; c += step) {
         const Index n = std::min(step, last().out - c);
         Term piece[3];
-        for (int j = 0; j < count; ++j) piece[j] = advanced(terms[j], done + c * inner_, k_);
+        for (int j = 0; j < count; ++j) piece[j] = advance(terms[j], done + c * inner_, k_);
         const Line to = target(coordinate_.data(), c, n);
         if (count) k_.merge(to, piece, count, n * inner_);
         else k_.fill(to, n * inner_);
@@ -504,22 +489,17 @@ class PoolWorker {
     return where;
   }
 
-  bool contiguous(Index n) const {
-    return (inner_ == 1 || p_.layout_.inner.stride[1] == 1) && (n == 1 || last().out_stride == inner_);
-  }
-
   bool finishes() const { return !k_.direct_finish || (p_.divides_ && !p_.divides_on_load_); }
 
   // Where n columns are merged to: the output itself if nothing is left to do with them.
   Line target(const Index* coordinate, Index first, Index n) const {
-    if (finishes() || p_.stream_ || !contiguous(n)) return result_;
-    return {at(out_, address(coordinate, first), k_.out_size), result_.place};
+    if (finishes() || out_.streams || !out_.contiguous(n, inner_)) return result_;
+    return {out_.at(address(coordinate, first)), result_.place};
   }
 
   // Columns [first, first + n) of the line at `coordinate`.
   void emit(const Index* coordinate, Index first, Index n, Line result) {
     const Index where = address(coordinate, first);
-    const bool contiguous = this->contiguous(n);
     const void* values = result.value;
     if (finishes()) {
       const bool divide = p_.divides_ && !p_.divides_on_load_;
@@ -528,31 +508,17 @@ class PoolWorker {
         by = divisor(coordinate);
         if (by.column) by.column += first;
       }
-      void* to = contiguous && !p_.stream_ ? at(out_, where, k_.out_size) : finished_;
+      void* to = out_.contiguous(n, inner_) && !out_.streams ? out_.at(where) : finished_;
       k_.finish(to, values, n, inner_, divide ? &by : nullptr);
       values = to;
     }
-    store(out_, where, values, n, k_.out_size, contiguous);
+    out_.store(where, values, n, inner_);
 
     if (k_.place_size) {
       if (clips_ && k_.any_padding(result.place, n * inner_)) repair(coordinate, first, n, result.place);
       k_.narrow_places(narrowed_, p_.place_out_size_, result.place, n * inner_);
-      store(places_, where, narrowed_, n, p_.place_out_size_, contiguous);
+      places_.store(where, narrowed_, n, inner_);
     }
-  }
-
-  void store(void* out, Index where, const void* from, Index n, std::size_t size, bool contiguous) {
-    char* to = at(out, where, size);
-    if (to == from) return;
-    const char* src = static_cast<const char*>(from);
-    if (contiguous) {
-      if (p_.stream_) p_.isa_->stream(to, src, n * inner_ * size);
-      else std::memcpy(to, src, n * inner_ * size);
-      return;
-    }
-    for (Index c = 0; c < n; ++c)
-      copy_strided(to + c * last().out_stride * Index(size), p_.layout_.inner.stride[1], src + c * inner_ * Index(size),
-                   inner_, size);
   }
 
   // Padding equals the least element. Where it won the tie, every element of the window is least,
@@ -583,8 +549,7 @@ class PoolWorker {
   const Kernels& k_;
   const int n_;
   const void* in_;
-  void* out_;
-  void* places_;
+  const Target out_, places_;
   Index inner_, columns_ = 1, chunk_ = 1, out_base_ = 0;
   bool clips_ = false;
   std::vector<State> states_;
@@ -601,7 +566,7 @@ void Pool::run(const void* in, void* out, void* places) const {
   const Axis& first = axes_.front();
   const int threads = elements_ < kParallelElements ? 1 : thread_count();
   const Index halo = axes_.size() == 1 ? kStrip / 2 : (first.regular() ? first.span() / std::max<Index>(first.stride, 1) : 1);
-  const auto tasks = split(layout_, first.out, halo, inner_block_, threads);
+  const auto tasks = split(layout_, first.out, halo, first.out, inner_block_, threads);
   parallel(tasks, threads, [&] { return PoolWorker(*this, in, out, places); });
 }
 

@@ -12,13 +12,16 @@ class Route {
 
  private:
   friend class RouteWorker;
-  std::vector<Axis> axes_;  // forward windows; in_stride is the input gradient's
+  std::vector<Axis> axes_;  // the forward windows
+  std::vector<Readers> readers_;
   Layout layout_;           // tensors: gradient, offsets, input gradient
   const Kernels* kernels_;
   const IsaTable* isa_;
   std::size_t offset_size_;
-  Index window_, elements_;
-  bool scatters_, stream_;
+  bool compares_, stream_;
+  Index window_, elements_, inner_block_;
+  Index row_ = 0, band_ = 0;   // look-up: accumulators of a row, rows of a band
+  std::vector<Index> delta_;   // look-up: where each tap lies from its window's start
 };
 
 }  // namespace infinitypool

@@ -107,22 +107,28 @@ Axis transpose(const Axis& axis, bool innermost) {
     return back;
   }
 
-  // Input i is read by every o with o * stride - before + t * dilation == i for some tap t.
+  Readers readers = readers_of(axis);
   back.spacing = 1;
-  back.table_step = axis.dilation / std::gcd(axis.stride, axis.dilation);
-  back.table.resize(back.out);
-  for (Index i = 0; i < back.out; ++i) {
+  back.table = std::move(readers.table);
+  back.table_step = readers.step;
+  return back;
+}
+
+Readers readers_of(const Axis& axis) {
+  const Index common = std::gcd(axis.stride, axis.dilation);
+  Readers readers{std::vector<Window>(axis.in, Window{0, 0, 0}), axis.dilation / common, axis.stride / common};
+  // o * stride - before + tap * dilation == i: taps fall as outputs rise.
+  for (Index i = 0; i < axis.in; ++i) {
     const Index position = i + axis.before;
     const Index lowest = std::max<Index>(0, ceil_div(position - axis.span() + 1, axis.stride));
     const Index highest = std::min(axis.out - 1, floor_div(position, axis.stride));
-    back.table[i] = {0, 0, 0};
-    for (Index o = lowest; o <= highest && o < lowest + back.table_step; ++o)
+    for (Index o = lowest; o <= highest && o < lowest + readers.step; ++o)
       if ((position - o * axis.stride) % axis.dilation == 0) {
-        back.table[i] = {o, (highest - o) / back.table_step + 1, (position - o * axis.stride) / axis.dilation};
+        readers.table[i] = {o, (highest - o) / readers.step + 1, (position - o * axis.stride) / axis.dilation};
         break;
       }
   }
-  return back;
+  return readers;
 }
 
 }  // namespace infinitypool

@@ -43,6 +43,7 @@ struct Axis {
 
   Index span() const { return (kernel - 1) * dilation + 1; }
   Index start(Index o) const { return o * stride - before; }
+  Index padded() const { return (out - 1) * stride + span(); }  // what the windows reach over
   Index extent() const { return (in - 1) * spacing + 1; }  // inputs with the zeros between them
   bool regular() const { return table.empty(); }
   bool may_clip() const;  // does any window reach beyond the input?
@@ -53,6 +54,14 @@ void count_elements(Axis& axis, bool include_padding);
 
 // Windows so long that most of each lies outside are cheaper to list than to build.
 void prepare(Axis& axis, bool overlapping);
+
+// For every input, the outputs that read it: o = first, first + step, ... with taps that fall by
+// tap_step from `tap`.
+struct Readers {
+  std::vector<Window> table;
+  Index step = 1, tap_step = 1;
+};
+Readers readers_of(const Axis& axis);
 
 // The axis on which the gradient travels: outputs become inputs. The innermost axis gets its zeros
 // between the columns and keeps a chain; outer axes list the outputs that read each input.

@@ -1,0 +1,54 @@
+// Where results go: contiguous runs directly or around the cache, anything else element by element.
+#pragma once
+
+#include <cstring>
+
+#include "../kernels.hpp"
+
+namespace infinitypool {
+
+inline constexpr std::size_t kStreamBytes = std::size_t(8) << 20;  // larger results bypass the cache
+
+inline char* advance(void* p, Index elements, std::size_t size) {
+  return static_cast<char*>(p) + elements * static_cast<Index>(size);
+}
+inline const char* advance(const void* p, Index elements, std::size_t size) {
+  return static_cast<const char*>(p) + elements * static_cast<Index>(size);
+}
+
+inline Line advance(Line l, Index elements, const Kernels& k) {
+  return {advance(l.value, elements, k.acc_size), l.place ? advance(l.place, elements, k.place_size) : nullptr};
+}
+inline Term advance(const Term& t, Index elements, const Kernels& k) {
+  return {advance(t.value, elements, k.acc_size), t.place ? advance(t.place, elements, k.place_size) : nullptr, t.shift};
+}
+
+struct Target {
+  void* base = nullptr;
+  std::size_t size = 1;         // bytes of an element
+  Index column = 1, inner = 1;  // strides
+  bool streams = false;
+  const IsaTable* isa = nullptr;
+
+  bool contiguous(Index columns, Index run) const {
+    return (run == 1 || inner == 1) && (columns == 1 || column == run);
+  }
+  void* at(Index where) const { return advance(base, where, size); }
+
+  // columns × run elements, which lie in order at `from`.
+  void store(Index where, const void* from, Index columns, Index run) const {
+    char* to = advance(base, where, size);
+    if (to == from) return;
+    const auto bytes = static_cast<std::size_t>(columns * run) * size;
+    if (contiguous(columns, run)) {
+      if (streams) isa->stream(to, from, bytes);
+      else std::memcpy(to, from, bytes);
+      return;
+    }
+    const char* src = static_cast<const char*>(from);
+    for (Index c = 0; c < columns; ++c)
+      for (Index i = 0; i < run; ++i, src += size) std::memcpy(advance(to, c * column + i * inner, size), src, size);
+  }
+};
+
+}  // namespace infinitypool
