@@ -37,10 +37,12 @@ struct Kernels {
   // dst: columns at dst_pitch, inner elements contiguous.
   void (*load)(void* dst, Index dst_pitch, const void* src, Runs runs) = nullptr;
   void (*load_divided)(void* dst, Index dst_pitch, const void* src, Runs runs, Divisor by) = nullptr;
-  // dst[i] = terms merged in order, 1 to 3 of them.
-  void (*merge)(Line dst, const Term* terms, int count, Index n) = nullptr;
+  // dst[i] = terms merged in order, 1 to 3 of them. The second form is quicker and only right for
+  // clean runs, without a NaN.
+  void (*merge[2])(Line dst, const Term* terms, int count, Index n) = {};
   // The same at every stride-th column of the terms: n columns of inner elements each.
-  void (*merge_strided)(Line dst, const Term* terms, int count, Index n, Index stride, Index inner) = nullptr;
+  void (*merge_strided[2])(Line dst, const Term* terms, int count, Index n, Index stride, Index inner) = {};
+  bool (*any_nan)(const void* run, Index n) = nullptr;  // null where it makes no difference
   // dst[c] = src[c], src[pitch + c], ... merged in order; a tap's place grows by place_step.
   void (*fold)(Line dst, Term src, Index count, Index pitch, Index inner, std::uint64_t place_step) = nullptr;
   void (*finish)(void* dst, const void* src, Index columns, Index inner, const Divisor* by) = nullptr;

@@ -50,13 +50,13 @@ namespace reducers {
 
 struct no_place { std::uint32_t unused; };
 
-template <class R, class A>
+template <class R, bool clean, class A>
 inline A merged(A a, A b) {
-  if constexpr (R::info.selects) return R::replaces(a, b) ? b : a;
+  if constexpr (R::info.selects) return R::template replaces<clean>(a, b) ? b : a;
   else return R::add(a, b);
 }
 
-template <class R, class A, class P>
+template <class R, class A, class P, bool clean = false>
 struct Loops {
   static constexpr bool tracks = !std::is_same_v<P, no_place>;
 
@@ -69,9 +69,10 @@ struct Loops {
     }
   }
 
-  // Strides are constants where the caller knows them: the loops are only fast then.
-  template <int count>
-  static void merge_run(Line dst, const Term* t, Index n, Index s) {
+  // The usual strides are constants: compilers only vectorise those. 0 stands for any other.
+  template <int count, int fixed>
+  static void merge_run(Line dst, const Term* t, Index n, Index stride = fixed) {
+    const Index s = fixed ? fixed : stride;
     auto* __restrict value = static_cast<A*>(dst.value);
     const auto* a = static_cast<const A*>(t[0].value);
     const auto* b = static_cast<const A*>(t[count > 1 ? 1 : 0].value);
@@ -88,14 +89,14 @@ struct Loops {
         if constexpr (count > 1) {
           const A w = b[i * s];
           const P q = pb[i * s] + sb;
-          const bool take = R::replaces(v, w);
+          const bool take = R::template replaces<clean>(v, w);
           v = take ? w : v;
           p = take ? q : p;
         }
         if constexpr (count > 2) {
           const A w = c[i * s];
           const P q = pc[i * s] + sc;
-          const bool take = R::replaces(v, w);
+          const bool take = R::template replaces<clean>(v, w);
           v = take ? w : v;
           p = take ? q : p;
         }
@@ -105,8 +106,8 @@ struct Loops {
     } else {
       for (Index i = 0; i < n; ++i) {
         A v = a[i * s];
-        if constexpr (count > 1) v = merged<R>(v, b[i * s]);
-        if constexpr (count > 2) v = merged<R>(v, c[i * s]);
+        if constexpr (count > 1) v = merged<R, clean>(v, b[i * s]);
+        if constexpr (count > 2) v = merged<R, clean>(v, c[i * s]);
         value[i] = v;
       }
     }
@@ -115,13 +116,13 @@ struct Loops {
   template <int count>
   static void merge_columns(Line dst, const Term* t, Index n, Index stride, Index inner) {
     if (inner == 1) {
-      if (stride == 2) return merge_run<count>(dst, t, n, 2);
-      return merge_run<count>(dst, t, n, stride);
+      if (stride == 2) return merge_run<count, 2>(dst, t, n);
+      return merge_run<count, 0>(dst, t, n, stride);
     }
-    if (stride == 1) return merge_run<count>(dst, t, n * inner, 1);
+    if (stride == 1) return merge_run<count, 1>(dst, t, n * inner);
     Term run[3] = {t[0], t[count > 1 ? 1 : 0], t[count > 2 ? 2 : 0]};
     for (Index o = 0; o < n; ++o) {
-      merge_run<count>(dst, run, inner, 1);
+      merge_run<count, 1>(dst, run, inner);
       dst.value = static_cast<A*>(dst.value) + inner;
       if constexpr (tracks) dst.place = static_cast<P*>(dst.place) + inner;
       for (int j = 0; j < count; ++j) {
@@ -132,9 +133,9 @@ struct Loops {
   }
 
   static void merge(Line dst, const Term* terms, int count, Index n) {
-    if (count == 3) merge_run<3>(dst, terms, n, 1);
-    else if (count == 2) merge_run<2>(dst, terms, n, 1);
-    else merge_run<1>(dst, terms, n, 1);
+    if (count == 3) merge_run<3, 1>(dst, terms, n);
+    else if (count == 2) merge_run<2, 1>(dst, terms, n);
+    else merge_run<1, 1>(dst, terms, n);
   }
 
   static void merge_strided(Line dst, const Term* terms, int count, Index n, Index stride, Index inner) {
@@ -145,7 +146,7 @@ struct Loops {
   }
 
   static void fold(Line dst, Term src, Index count, Index pitch, Index inner, std::uint64_t place_step) {
-    merge_run<1>(dst, &src, inner, 1);
+    merge_run<1, 1>(dst, &src, inner);
     for (Index k = 1; k < count; ++k) {
       src.value = static_cast<const A*>(src.value) + pitch;
       if constexpr (tracks) {
@@ -156,12 +157,12 @@ struct Loops {
       auto* value = static_cast<A*>(dst.value);
       for (Index i = 0; i < inner; ++i) {
         if constexpr (tracks) {
-          if (R::replaces(value[i], b[i])) {
+          if (R::template replaces<clean>(value[i], b[i])) {
             value[i] = b[i];
             static_cast<P*>(dst.place)[i] = static_cast<const P*>(src.place)[i] + P(src.shift);
           }
         } else {
-          value[i] = merged<R>(value[i], b[i]);
+          value[i] = merged<R, clean>(value[i], b[i]);
         }
       }
     }
@@ -252,6 +253,14 @@ void finish(void* dst_, const void* src_, Index columns, Index inner, const Divi
     for (Index o = 0; o < columns; ++o)
       divide_run(dst + o * inner, src + o * inner, inner, by->column[o] * by->scale, by->truncate);
   }
+}
+
+template <class A>
+bool any_nan(const void* run, Index n) {
+  auto* x = static_cast<const A*>(run);
+  int any = 0;
+  for (Index i = 0; i < n; ++i) any |= is_nan(x[i]);
+  return any;
 }
 
 template <class P>
@@ -423,8 +432,17 @@ const Kernels* kernels() {
     k.direct_finish = std::is_same_v<A, Out>;
     k.fill = L::fill;
     k.load = load<In, A>;
-    k.merge = L::merge;
-    k.merge_strided = L::merge_strided;
+    k.merge[0] = L::merge;
+    k.merge_strided[0] = L::merge_strided;
+    if constexpr (R::info.selects && std::is_floating_point_v<A>) {
+      using Clean = Loops<R, A, P, true>;
+      k.any_nan = any_nan<A>;
+      k.merge[1] = Clean::merge;
+      k.merge_strided[1] = Clean::merge_strided;
+    } else {
+      k.merge[1] = k.merge[0];
+      k.merge_strided[1] = k.merge_strided[0];
+    }
     k.fold = L::fold;
     k.finish = finish<A, Out>;
     if constexpr (places) {

@@ -7,9 +7,10 @@ struct max {
   template <class A>
   static constexpr A identity = lowest<A>;
 
-  // Does b, the later element, replace a?
-  template <class A>
+  // Does b, the later element, replace a? Clean runs are known to hold no NaN.
+  template <bool clean, class A>
   static bool replaces(A a, A b) {
-    return bool(b > a) | is_nan(b);
+    if constexpr (clean) return b > a;
+    else return bool(b > a) | is_nan(b);
   }
 };

@@ -13,6 +13,7 @@ namespace infinitypool {
 namespace {
 
 constexpr Index kStrip = 4096;       // elements of a line handled at a time: they stay in the first cache
+constexpr Index kBlock = 4096;       // the same for results
 constexpr Index kInnerBlock = 4096;  // the same for long inner runs
 constexpr Index kNowhere = std::numeric_limits<Index>::min();
 
@@ -109,28 +110,35 @@ void Pool::plan(const PoolArguments& a, const Shape& shape, const Shape& from, c
   raw_lines_ = kernels_->direct_load && !divides_on_load_ && last.spacing == 1 && last.regular() &&
                (inner.size == 1 || inner.stride[0] == 1) &&
                (last.in == 1 || last.in_stride == inner.size);
-  raw_items_ = raw_lines_ && layout_.line_axis_added;
   column_divisor_ = divides_ && divisor_ == 0 && !last.constant_count;
+  flat_lines_ = axes_.size() > 1 && last.regular() && !divides_on_load_ && last.spacing == 1 && last.before == 0 &&
+                last.in == last.out * last.stride && last.span() <= last.stride &&
+                (inner.size == 1 || inner.stride[0] == 1) && (last.in == 1 || last.in_stride == inner.size) &&
+                !layout_.line_axis_added && axes_[axes_.size() - 2].in_stride == last.in * inner.size;
 
-  dense_out_ = inner.size == 1 || inner.stride[1] == 1;
+  flat_out_ = inner.size == 1 || inner.stride[1] == 1;
   Index item = inner_block_, outputs = layout_.outer_count() * inner.size, inputs = outputs;
-  for (std::size_t i = axes_.size(); i-- > 1;) {
-    dense_out_ = dense_out_ && (axes_[i].out == 1 || axes_[i].out_stride == item);
+  for (std::size_t i = axes_.size(); i-- > 0;) {
+    flat_out_ = flat_out_ && (axes_[i].out == 1 || axes_[i].out_stride == item) &&
+                (!divides_ || divides_on_load_ || divisor_ != 0 || axes_[i].constant_count);
     item *= axes_[i].out;
   }
-  if (axes_.size() == 1) dense_out_ = dense_out_ && (axes_[0].out == 1 || axes_[0].out_stride == inner.size);
-  if (layout_.line_axis_added && inner_block_ < inner.size && axes_.size() > 2) dense_out_ = false;
+  flat_out_ = flat_out_ && inner_block_ == inner.size;
   for (const Axis& axis : axes_) outputs *= axis.out, inputs *= axis.in;
   elements_ = outputs + inputs;
+  int merges = 0;  // per input
+  for (const Axis& axis : axes_)
+    for (const Step& step : axis.chain) merges += step.count - 1;
+  scans_ = kernels_->any_nan && merges > 2;
   stream_ = static_cast<std::size_t>(outputs) * kernels_->out_size >= kStreamBytes;
 }
 
-// The pooled sub-arrays that a window along one of the outer axes reads, remembered while later
-// windows may read them again.
-struct Ring {
-  Line lines;
-  Index mask = 0;
-  std::vector<Index> held;
+// The pooled sub-arrays along an outer axis, or pieces of windows built from them, one after another
+// in memory: a window along the axis is then a merge of long runs. Slides along as the walk advances.
+struct Reel {
+  Line items;
+  Index capacity = 0;
+  Index first = 0, end = 0;  // the positions it holds
 };
 
 class PoolWorker {
@@ -139,33 +147,35 @@ class PoolWorker {
       : p_(p), k_(*p.kernels_), n_(static_cast<int>(p.axes_.size())), in_(in),
         out_{out, k_.out_size, last().out_stride, p.layout_.inner.stride[1], p.stream_, p.isa_},
         places_{places, p.place_out_size_, last().out_stride, p.layout_.inner.stride[1], p.stream_, p.isa_},
-        inner_(p.inner_block_), states_(p.axes_.size()), scratch_([this](Scratch& s) { lay_out(s); }) {
-    coordinate_.resize(n_);
+        inner_(p.inner_block_), states_(p.axes_.size()), coordinate_(n_),
+        scratch_([this](Scratch& s) { lay_out(s); }) {
     for (const Axis& axis : p_.axes_) clips_ = clips_ || axis.may_clip();
   }
 
   void run(const Task& task) {
     const Strides offset = p_.layout_.outer_offset(task.unit);
     inner_ = task.inner_last - task.inner_first;
+    Index item = inner_ * last().out;
+    for (int a = n_ - 2; a >= 0; --a) {
+      states_[a].item = item;
+      item *= p_.axes_[a].out;
+    }
     const Index in0 = offset[0] + task.inner_first * p_.layout_.inner.stride[0];
     out_base_ = offset[1] + task.inner_first * p_.layout_.inner.stride[1];
-    sizes();
     const char* src = advance(in_, in0, k_.in_size);
     if (n_ == 1) return run_line(src, task.first, task.last);
-    forget(0);
-    for (Index o = task.first; o < task.last; ++o) {
-      Term terms[3];
-      const int count = window(0, o, src, terms);
-      emit_item(o, terms, count);
-    }
+    if (states_[0].item == 0) return;
+    each_block(0, task.first, task.last, src,
+               [this](Index o, Index n, const Term* terms, int count) { emit_block(o, n, terms, count); });
   }
 
  private:
   struct State {
-    std::vector<Ring> rings;  // per level of the chain, the last excepted
+    std::vector<Reel> reels;  // per level of the chain, the last excepted
     Line partial[2];          // of windows that are listed
-    Index item = 0;           // elements of one input item of this axis
-    Index capacity = 0;       // the same for the largest inner block
+    Index item = 0;           // elements of one item
+    Index block = 1;          // outputs at a time
+    Index dirty = kNowhere;   // the last input that may hold a NaN
   };
 
   const Axis& last() const { return p_.axes_.back(); }
@@ -180,34 +190,22 @@ class PoolWorker {
     for (int a = n_ - 2; a >= 0; --a) {
       State& state = states_[a];
       const Axis& axis = p_.axes_[a];
-      state.item = state.capacity = item;
-      const auto add = [&](std::size_t level, Index positions) {
-        if (state.rings.size() <= level) state.rings.resize(level + 1);
-        Ring& ring = state.rings[level];
-        const Index slots = std::bit_ceil(static_cast<std::uint64_t>(std::max<Index>(1, positions)));
-        ring.mask = slots - 1;
-        ring.lines = s.line(slots * item, v, q);
-        ring.held.assign(slots, kNowhere);
-      };
+      state.block = 1;
+      Index held = 1;  // positions that one block reads
       if (axis.regular()) {
-        // How far ahead of a window's start each level is still read.
-        std::vector<Index> reach(axis.chain.size() + 1, 0);
-        for (std::size_t level = axis.chain.size(); level > 0; --level) {
-          const Step& step = axis.chain[level - 1];
-          for (int j = 0; j < step.count; ++j) {
-            Index& r = reach[step.parts[j].level];
-            r = std::max(r, reach[level] + step.parts[j].shift * axis.dilation);
-          }
-        }
-        for (std::size_t level = 0; level < axis.chain.size(); ++level) {
-          const Index width = level ? (axis.chain[level - 1].width - 1) * axis.dilation : 0;
-          add(level, std::min(reach[level] + 1, axis.in + width));
-        }
+        state.block = std::clamp<Index>(kBlock / std::max<Index>(1, item), 1, std::max<Index>(1, axis.out));
+        held = (state.block - 1) * axis.stride + axis.span();
       } else {
-        Index longest = 1;
-        for (const Window& w : axis.table) longest = std::max(longest, (w.count - 1) * axis.table_step + 1);
-        add(0, std::min(longest, axis.in));
+        for (std::size_t o = 0; o < axis.table.size(); ++o)
+          if (const Window& w = axis.table[o]; w.count)
+            held = std::max(held, w.first + (w.count - 1) * axis.table_step + 1 - axis.table_floor[o]);
         for (Line& partial : state.partial) partial = s.line(item, v, q);
+      }
+      state.reels.resize(axis.regular() ? axis.chain.size() : 1);
+      for (Reel& reel : state.reels) {
+        // Twice the room: what is still needed moves to the front once in a while.
+        reel.capacity = held == 1 ? 1 : 2 * held + state.block;
+        reel.items = s.line(reel.capacity * item, v, q);
       }
       item *= axis.out;
     }
@@ -216,7 +214,7 @@ class PoolWorker {
     if (line.regular()) {
       const Index halo = line.span();
       columns_ = std::max<Index>(1, (std::max(kStrip / inner, 2 * halo) - halo) / line.stride + 1);
-      columns_ = std::min(columns_, std::max<Index>(line.out, 1));
+      if (!p_.flat_lines_) columns_ = std::min(columns_, std::max<Index>(line.out, 1));
       raw = ((columns_ - 1) * line.stride + halo) * inner;
     } else {
       columns_ = std::max<Index>(line.out, 1);
@@ -228,113 +226,163 @@ class PoolWorker {
       place_edge_ = s.take(raw, q);
       if (place_run_) fill_places(place_run_, 0, raw / inner, false);
     }
-    const std::size_t levels = line.regular() ? line.chain.size() : 1;
-    levels_.resize(levels);
-    for (std::size_t i = 1; i < levels; ++i) levels_[i] = s.line(raw, v, q);
-    chunk_ = std::max(kStrip, inner);
+    levels_.resize(line.regular() ? line.chain.size() : 1);
+    for (std::size_t i = 1; i < levels_.size(); ++i) levels_[i] = s.line(raw, v, q);
+    chunk_ = std::max(kBlock, inner);
     result_ = s.line(chunk_, v, q);
     finished_ = s.take(chunk_, k_.out_size);
     if (q) narrowed_ = s.take(chunk_, p_.place_out_size_);
   }
 
-  void sizes() {
-    Index item = inner_ * last().out;
-    for (int a = n_ - 2; a >= 0; --a) {
-      states_[a].item = item;
-      item *= p_.axes_[a].out;
+  // ------------------------------------------------------------------ outer axes
+
+  // Calls visit(o, n, terms, count) for blocks of outputs: their windows are the merge of the terms,
+  // each a run of n items, the axis's stride apart. No terms: the windows are all padding.
+  template <class Visit>
+  void each_block(int a, Index first, Index end, const char* src, Visit visit) {
+    const Axis& axis = p_.axes_[a];
+    State& state = states_[a];
+    Term terms[3];
+    if (!axis.regular()) {
+      rewind(a, 0);
+      for (Index o = first; o < end; ++o) {
+        const int count = listed(a, o, src, terms);
+        clean_ = false;
+        visit(o, 1, terms, count);
+      }
+      return;
+    }
+    rewind(a, axis.start(first));
+    const int top = static_cast<int>(axis.chain.size());
+    for (Index o = first; o < end; o += state.block) {
+      const Index n = std::min(state.block, end - o);
+      const Index floor = axis.start(o);
+      const int count = pieces(a, top, floor, floor + (n - 1) * axis.stride + 1, floor, src, terms);
+      clean_ = clean(a, floor);
+      visit(o, n, terms, count);
     }
   }
 
-  void forget(int a) {
-    for (Ring& ring : states_[a].rings) std::fill(ring.held.begin(), ring.held.end(), kNowhere);
+  bool clean(int a, Index floor) const { return p_.scans_ && states_[a].dirty < floor; }
+
+  void rewind(int a, Index position) {
+    states_[a].dirty = kNowhere;
+    for (Reel& reel : states_[a].reels) reel.first = reel.end = position;
   }
 
-  // ------------------------------------------------------------------ outer axes
-
-  // The terms whose merge is output o of axis a; none if its window is all padding.
-  int window(int a, Index o, const char* src, Term* terms) {
+  // The parts of which level `level` is merged at positions [first, end).
+  int pieces(int a, int level, Index first, Index end, Index floor, const char* src, Term* terms) {
     const Axis& axis = p_.axes_[a];
-    if (axis.regular()) return parts(a, axis.chain.back(), axis.start(o), src, terms);
+    const Step& step = axis.chain[level - 1];
+    for (int j = 0; j < step.count; ++j) {
+      const auto [part, shift] = step.parts[j];
+      extend(a, part, end + shift * axis.dilation, floor, src);
+    }
+    for (int j = 0; j < step.count; ++j) {
+      const auto [part, shift] = step.parts[j];
+      terms[j] = held(a, part, first + shift * axis.dilation);
+      if (p_.places_ == Places::offset) terms[j].shift = static_cast<std::uint64_t>(shift) * axis.tap_place;
+    }
+    return step.count;
+  }
+
+  Term held(int a, int level, Index position) const {
+    const Reel& reel = states_[a].reels[level];
+    const Line at = advance(reel.items, (position - reel.first) * states_[a].item, k_);
+    return {at.value, at.place, 0};
+  }
+
+  // Makes level `level` hold every position up to `end`; those below `floor` are not read any more.
+  void extend(int a, int level, Index end, Index floor, const char* src) {
+    const State& state = states_[a];
+    Reel& reel = states_[a].reels[level];
+    if (reel.end >= end) return;
+    if (reel.end < floor) reel.first = reel.end = floor;
+    if (end - reel.first > reel.capacity) {
+      const Index from = (floor - reel.first) * state.item, kept = (reel.end - floor) * state.item;
+      const Line at = advance(reel.items, from, k_);
+      std::memmove(reel.items.value, at.value, static_cast<std::size_t>(kept) * k_.acc_size);
+      if (at.place) std::memmove(reel.items.place, at.place, static_cast<std::size_t>(kept) * k_.place_size);
+      reel.first = floor;
+    }
+    const Line to = advance(reel.items, (reel.end - reel.first) * state.item, k_);
+    if (level == 0) {
+      load_items(a, reel.end, end, src, to);
+    } else {
+      Term terms[3];
+      const int count = pieces(a, level, reel.end, end, floor, src, terms);
+      k_.merge[clean(a, floor)](to, terms, count, (end - reel.end) * state.item);
+    }
+    reel.end = end;
+  }
+
+  // Level 0: inputs [first, end) of axis a, pooled along all later axes.
+  void load_items(int a, Index first, Index end, const char* src, Line dst) {
+    const Axis& axis = p_.axes_[a];
+    const Index item = states_[a].item;
+    for (Index i = first; i < end;) {
+      if (i < 0 || i >= axis.in) {
+        const Index until = i < 0 ? std::min<Index>(end, 0) : end;
+        k_.fill(dst, (until - i) * item);
+        dst = advance(dst, (until - i) * item, k_);
+        i = until;
+        continue;
+      }
+      const char* from = advance(src, i * axis.in_stride, k_.in_size);
+      coordinate_[a] = i;
+      const Index dirty = dirty_lines_;
+      Index n = 1;
+      if (a == n_ - 2 && p_.flat_lines_) {  // no window crosses from one line to the next
+        n = std::min(end, axis.in) - i;
+        line(from, dst, 0, n * last().out, n * last().in);
+      } else {
+        produce(a + 1, from, dst);
+      }
+      dst = advance(dst, n * item, k_);
+      i += n;
+      if (dirty_lines_ != dirty) states_[a].dirty = i - 1;
+    }
+  }
+
+  int listed(int a, Index o, const char* src, Term* terms) {
+    const Axis& axis = p_.axes_[a];
     const Window& w = axis.table[o];
+    if (w.count) extend(a, 0, w.first + (w.count - 1) * axis.table_step + 1, axis.table_floor[o], src);
     int count = 0;
     Line* free = states_[a].partial;
     for (Index j = 0; j < w.count; ++j) {
       if (count == 3) {  // fold what there is, and go on from there
-        k_.merge(*free, terms, 3, states_[a].item);
+        k_.merge[0](*free, terms, 3, states_[a].item);
         terms[0] = {free->value, free->place, 0};
         count = 1;
         free = free == states_[a].partial ? free + 1 : states_[a].partial;
       }
-      const Index i = w.first + j * axis.table_step;
-      terms[count] = item(a, 0, i, src);
-      terms[count++].shift = place_shift(axis, 0, i, w.tap + j);
+      terms[count] = held(a, 0, w.first + j * axis.table_step);
+      if (p_.places_ == Places::offset) terms[count].shift = static_cast<std::uint64_t>(w.tap + j) * axis.tap_place;
+      ++count;
     }
     return count;
-  }
-
-  int parts(int a, const Step& step, Index position, const char* src, Term* terms) {
-    const Axis& axis = p_.axes_[a];
-    int count = 0;
-    for (int j = 0; j < step.count; ++j) {
-      const auto [level, shift] = step.parts[j];
-      const Index i = position + shift * axis.dilation;
-      const Index reach = level ? (axis.chain[level - 1].width - 1) * axis.dilation : 0;
-      if (i >= axis.in || i + reach < 0) continue;  // all padding
-      terms[count] = item(a, level, i, src);
-      terms[count++].shift = place_shift(axis, level, i, shift);
-    }
-    return count;
-  }
-
-  std::uint64_t place_shift(const Axis& axis, int level, Index input, Index tap) const {
-    if (p_.places_ == Places::offset) return static_cast<std::uint64_t>(tap) * axis.tap_place;
-    return level == 0 ? static_cast<std::uint64_t>(input) * axis.input_place : 0;
-  }
-
-  Term item(int a, int level, Index i, const char* src) {
-    const Axis& axis = p_.axes_[a];
-    State& state = states_[a];
-    if (level == 0 && a == n_ - 2 && p_.raw_items_)
-      return {advance(src, i * axis.in_stride, k_.in_size), place_run_, 0};
-    Ring& ring = state.rings[level];
-    const Index slot = (i + axis.before) & ring.mask;
-    const Line line = advance(ring.lines, slot * state.capacity, k_);
-    if (ring.held[slot] != i) {
-      if (level == 0) {
-        coordinate_[a] = i;
-        produce(a + 1, advance(src, i * axis.in_stride, k_.in_size), line);
-      } else {
-        Term terms[3];
-        const int count = parts(a, axis.chain[level - 1], i, src, terms);
-        if (count) k_.merge(line, terms, count, state.item);
-        else k_.fill(line, state.item);
-      }
-      ring.held[slot] = i;
-    }
-    return {line.value, line.place, 0};
   }
 
   // All outputs of axis a, one after another.
   void produce(int a, const char* src, Line dst) {
-    if (a == n_ - 1) return line(src, dst, 0, last().out);
-    forget(a);
-    for (Index o = 0; o < p_.axes_[a].out; ++o) {
-      Term terms[3];
-      const int count = window(a, o, src, terms);
-      if (count) k_.merge(dst, terms, count, states_[a].item);
-      else k_.fill(dst, states_[a].item);
-      dst = advance(dst, states_[a].item, k_);
-    }
+    if (a == n_ - 1) return line(src, dst, 0, last().out, last().extent());
+    const Index item = states_[a].item;
+    each_block(a, 0, p_.axes_[a].out, src, [&](Index, Index n, const Term* terms, int count) {
+      if (count) k_.merge_strided[clean_](dst, terms, count, n, p_.axes_[a].stride, item);
+      else k_.fill(dst, n * item);
+      dst = advance(dst, n * item, k_);
+    });
   }
 
   // ------------------------------------------------------------------ the last axis
 
-  void line(const char* src, Line dst, Index first, Index end) {
-    const Axis& axis = last();
-    if (!axis.regular()) return listed_line(src, dst, first, end);
+  // Outputs [first, end) of a line of `extent` inputs.
+  void line(const char* src, Line dst, Index first, Index end, Index extent) {
+    if (!last().regular()) return listed_line(src, dst, first, end);
     for (Index o = first; o < end; o += columns_) {
       const Index n = std::min(columns_, end - o);
-      strip(src, dst, o, n);
+      strip(src, dst, o, n, extent);
       dst = advance(dst, n * inner_, k_);
     }
   }
@@ -347,47 +395,43 @@ class PoolWorker {
   void load(void* dst, Index pitch, const char* src, Index first, Index columns) {
     if (columns <= 0) return;
     src = advance(src, first * last().in_stride, k_.in_size);
-    if (!p_.divides_on_load_) return k_.load(dst, pitch, src, runs(columns));
-    Divisor by = divisor(coordinate_.data());
-    if (by.column) by.column += first;
-    k_.load_divided(dst, pitch, src, runs(columns), by);
+    if (p_.divides_on_load_) k_.load_divided(dst, pitch, src, runs(columns), divisor(first));
+    else k_.load(dst, pitch, src, runs(columns));
   }
 
-  void strip(const char* src, Line dst, Index first, Index n) {
+  void strip(const char* src, Line dst, Index first, Index n, Index extent) {
     const Axis& axis = last();
     const Index low = axis.start(first);
     const Index length = (n - 1) * axis.stride + axis.span();
-    const Index inside_low = std::max<Index>(low, 0), inside_high = std::min(low + length, axis.extent());
-    const bool inside = low >= 0 && low + length <= axis.extent();
+    const Index inside_low = std::max<Index>(low, 0), inside_high = std::min(low + length, extent);
+    const bool inside = low >= 0 && low + length <= extent;
 
     const void* base = raw_.value;
     if (inside && p_.raw_lines_) {
       base = advance(src, low * axis.in_stride, k_.in_size);
-    } else if (inside_low >= inside_high) {
-      k_.fill({raw_.value, nullptr}, length * inner_);
     } else {
-      if (axis.spacing > 1) {
+      // The padding of the strip before is still there if this one lies the same way.
+      if (padded_low_ != low || padded_length_ != length) {
         k_.fill({raw_.value, nullptr}, length * inner_);
-      } else {
-        k_.fill({raw_.value, nullptr}, (inside_low - low) * inner_);
-        k_.fill({advance(raw_.value, (inside_high - low) * inner_, k_.acc_size), nullptr},
-                (low + length - inside_high) * inner_);
+        padded_low_ = low, padded_length_ = length;
       }
       const Index begin = (inside_low + axis.spacing - 1) / axis.spacing;
-      const Index end = (inside_high - 1) / axis.spacing + 1;
+      const Index end = inside_low < inside_high ? (inside_high - 1) / axis.spacing + 1 : begin;
       load(advance(raw_.value, (begin * axis.spacing - low) * inner_, k_.acc_size), axis.spacing * inner_, src, begin,
            end - begin);
     }
 
     const void* places = place_run_;
     if (k_.place_size && !inside) {
-      if (edge_low_ != low || edge_length_ != length || edge_inner_ != inner_) {
+      if (edge_low_ != low || edge_length_ != length) {
         fill_places(place_edge_, low, length, true);
-        edge_low_ = low, edge_length_ = length, edge_inner_ = inner_;
+        edge_low_ = low, edge_length_ = length;
       }
       places = place_edge_;
     }
 
+    const bool clean = p_.scans_ && !k_.any_nan(base, length * inner_);
+    dirty_lines_ += !clean;
     const std::size_t steps = axis.chain.size();
     for (std::size_t s = 0; s < steps; ++s) {
       const Step& step = axis.chain[s];
@@ -398,12 +442,19 @@ class PoolWorker {
         Term t = level ? Term{levels_[level].value, levels_[level].place, 0} : Term{base, places, 0};
         t = advance(t, ahead, k_);
         if (p_.places_ == Places::offset) t.shift = static_cast<std::uint64_t>(shift) * axis.tap_place;
-        else if (level == 0 && inside) t.shift = static_cast<std::uint64_t>(low) * axis.input_place;
+        else if (level == 0) t.shift = line_place() + (inside ? static_cast<std::uint64_t>(low) * axis.input_place : 0);
         terms[j] = t;
       }
-      if (s + 1 == steps) k_.merge_strided(dst, terms, step.count, n, axis.stride, inner_);
-      else k_.merge(levels_[s + 1], terms, step.count, (length - (step.width - 1) * axis.dilation) * inner_);
+      if (s + 1 == steps) k_.merge_strided[clean](dst, terms, step.count, n, axis.stride, inner_);
+      else k_.merge[clean](levels_[s + 1], terms, step.count, (length - (step.width - 1) * axis.dilation) * inner_);
     }
+  }
+
+  // The position of the line's first input in its plane.
+  std::uint64_t line_place() const {
+    std::uint64_t place = 0;
+    for (int a = 0; a < n_ - 1; ++a) place += static_cast<std::uint64_t>(coordinate_[a]) * p_.axes_[a].input_place;
+    return place;
   }
 
   void listed_line(const char* src, Line dst, Index first, Index end) {
@@ -414,7 +465,7 @@ class PoolWorker {
       Term t{raw_.value, place_run_, 0};
       t = advance(t, w.first * inner_, k_);
       const bool offsets = p_.places_ == Places::offset;
-      if (offsets) t.shift = static_cast<std::uint64_t>(w.tap) * axis.tap_place;
+      t.shift = offsets ? static_cast<std::uint64_t>(w.tap) * axis.tap_place : line_place();
       if (w.count > 0) k_.fold(dst, t, w.count, axis.table_step * inner_, inner_, offsets ? axis.tap_place : 0);
       else k_.fill(dst, inner_);
       dst = advance(dst, inner_, k_);
@@ -439,12 +490,13 @@ class PoolWorker {
 
   // ------------------------------------------------------------------ results
 
-  Divisor divisor(const Index* coordinate) const {
+  // What the line at coordinate_ is divided by, from column coordinate on.
+  Divisor divisor(Index column) const {
     if (p_.divisor_ != 0) return {nullptr, p_.divisor_, p_.truncate_};
     Divisor by{nullptr, 1.0, p_.truncate_};
-    for (int a = 0; a < n_ - 1; ++a) by.scale *= p_.axes_[a].count[coordinate[a]];
-    if (p_.column_divisor_) by.column = last().count.data();
-    else if (!last().count.empty()) by.scale *= last().count[0];
+    for (int a = 0; a < n_ - 1; ++a) by.scale *= p_.axes_[a].count[coordinate_[a]];
+    if (p_.column_divisor_) by.column = last().count.data() + column;
+    else by.scale *= last().count[0];
     return by;
   }
 
@@ -452,97 +504,104 @@ class PoolWorker {
     const Index step = std::max<Index>(1, chunk_ / inner_);
     for (Index o = first; o < end; o += step) {
       const Index n = std::min(step, end - o);
-      const Line to = target(nullptr, o, n);
-      line(src, to, o, o + n);
-      emit(nullptr, o, n, to);
+      coordinate_[0] = o;
+      emit(n, false, [&](Line to) { line(src, to, o, o + n, last().extent()); });
     }
   }
 
-  // The item of output o of the first axis, line by line (or as one line where nothing asks for less).
-  void emit_item(Index o, const Term* terms, int count) {
+  // n outputs of the first axis.
+  void emit_block(Index o, Index n, const Term* terms, int count) {
+    const Axis& axis = p_.axes_[0];
+    const Index item = states_[0].item;
+    const auto merge = [&](Line to, Index at, Index items, Index length) {
+      Term piece[3];
+      for (int j = 0; j < count; ++j) piece[j] = advance(terms[j], at, k_);
+      if (count) k_.merge_strided[clean_](to, piece, count, items, axis.stride, length);
+      else k_.fill(to, items * length);
+    };
+    std::fill(coordinate_.begin(), coordinate_.end(), 0);
     coordinate_[0] = o;
-    for (int a = 1; a < n_; ++a) coordinate_[a] = 0;
-    const Index line = last().out * inner_;
+    if (p_.flat_out_ && n * item <= chunk_)
+      return emit(n * item / inner_, true, [&](Line to) { merge(to, 0, n, item); });
+
+    // Lines, or the whole item where its lines lie together, in pieces that stay in the cache.
+    const Index columns = p_.flat_out_ ? item / inner_ : last().out;
     const Index step = std::max<Index>(1, chunk_ / inner_);
-    Index done = 0;
-    const Index total = states_[0].item;
-    if (line == 0) return;
-    while (done < total) {
-      for (Index c = 0; c < last().out; c += step) {
-        const Index n = std::min(step, last().out - c);
-        Term piece[3];
-        for (int j = 0; j < count; ++j) piece[j] = advance(terms[j], done + c * inner_, k_);
-        const Line to = target(coordinate_.data(), c, n);
-        if (count) k_.merge(to, piece, count, n * inner_);
-        else k_.fill(to, n * inner_);
-        emit(coordinate_.data(), c, n, to);
-      }
-      done += line;
-      for (int a = n_ - 2; a > 0 && ++coordinate_[a] == p_.axes_[a].out; --a) coordinate_[a] = 0;
-    }
+    for (Index row = 0; row < n; ++row)
+      for (Index done = 0; done < item; done += columns * inner_)
+        for (Index c = 0; c < columns; c += step) {
+          const Index width = std::min(step, columns - c);
+          Index left = done / inner_ + c;
+          for (int a = n_ - 1; a > 0; --a) {
+            coordinate_[a] = left % p_.axes_[a].out;
+            left /= p_.axes_[a].out;
+          }
+          coordinate_[0] = o + row;
+          emit(width, p_.flat_out_, [&](Line to) {
+            merge(to, row * axis.stride * item + done + c * inner_, 1, width * inner_);
+          });
+        }
   }
 
-  // Where columns [first, ...) of the line at `coordinate` go.
-  Index address(const Index* coordinate, Index first) const {
-    Index where = out_base_ + first * last().out_stride;
-    for (int a = 0; a < n_ - 1; ++a) where += coordinate[a] * p_.axes_[a].out_stride;
-    return where;
-  }
+  // Merges, finishes and stores `columns` columns from coordinate_ on; `flat`: they may run over
+  // several lines.
+  template <class Merge>
+  void emit(Index columns, bool flat, Merge merge) {
+    Index where = out_base_;
+    for (int a = 0; a < n_; ++a) where += coordinate_[a] * p_.axes_[a].out_stride;
+    const Index runs = flat ? 1 : columns, run = flat ? columns * inner_ : inner_;
+    const bool divide = p_.divides_ && !p_.divides_on_load_;
+    const bool finishes = divide || !k_.direct_finish;
+    void* direct = !out_.streams && out_.contiguous(runs, run) ? out_.at(where) : nullptr;
 
-  bool finishes() const { return !k_.direct_finish || (p_.divides_ && !p_.divides_on_load_); }
-
-  // Where n columns are merged to: the output itself if nothing is left to do with them.
-  Line target(const Index* coordinate, Index first, Index n) const {
-    if (finishes() || out_.streams || !out_.contiguous(n, inner_)) return result_;
-    return {out_.at(address(coordinate, first)), result_.place};
-  }
-
-  // Columns [first, first + n) of the line at `coordinate`.
-  void emit(const Index* coordinate, Index first, Index n, Line result) {
-    const Index where = address(coordinate, first);
-    const void* values = result.value;
-    if (finishes()) {
-      const bool divide = p_.divides_ && !p_.divides_on_load_;
+    const Line to{direct && !finishes ? direct : result_.value, result_.place};
+    merge(to);
+    const void* values = to.value;
+    if (finishes) {
       Divisor by;
-      if (divide) {
-        by = divisor(coordinate);
-        if (by.column) by.column += first;
-      }
-      void* to = out_.contiguous(n, inner_) && !out_.streams ? out_.at(where) : finished_;
-      k_.finish(to, values, n, inner_, divide ? &by : nullptr);
-      values = to;
+      if (divide) by = divisor(coordinate_[n_ - 1]);
+      void* finished = direct ? direct : finished_;
+      k_.finish(finished, values, columns, inner_, divide ? &by : nullptr);
+      values = finished;
     }
-    out_.store(where, values, n, inner_);
+    out_.store(where, values, runs, run);
 
     if (k_.place_size) {
-      if (clips_ && k_.any_padding(result.place, n * inner_)) repair(coordinate, first, n, result.place);
-      k_.narrow_places(narrowed_, p_.place_out_size_, result.place, n * inner_);
-      places_.store(where, narrowed_, n, inner_);
+      if (clips_ && k_.any_padding(to.place, columns * inner_)) repair(columns, to.place);
+      k_.narrow_places(narrowed_, p_.place_out_size_, to.place, columns * inner_);
+      places_.store(where, narrowed_, runs, run);
     }
   }
 
   // Padding equals the least element. Where it won the tie, every element of the window is least,
   // and the first one inside the input is the winner; without one there is no winner.
-  void repair(const Index* coordinate, Index first, Index n, void* places) {
+  void repair(Index columns, void* places) {
     const auto fix = [&](auto* p) {
       using P = std::remove_pointer_t<decltype(p)>;
-      for (Index c = 0; c < n; ++c)
-        for (Index i = 0; i < inner_; ++i, ++p) {
-          if (!(*p & kPadding<P>)) continue;
-          std::uint64_t place = 0;
-          bool empty = false;
-          for (int a = 0; a < n_; ++a) {
-            const Axis& axis = p_.axes_[a];
-            const Window w = axis.valid(a == n_ - 1 ? first + c : coordinate[a]);
-            empty = empty || w.count == 0;
-            place += p_.places_ == Places::offset ? static_cast<std::uint64_t>(w.tap) * axis.tap_place
-                                                  : static_cast<std::uint64_t>(w.first) * axis.input_place;
-          }
-          *p = empty ? (p_.places_ == Places::offset ? P(0) : P(-1)) : static_cast<P>(place);
+      for (Index c = 0; c < columns; ++c) {
+        for (Index i = 0; i < inner_; ++i, ++p)
+          if (*p & kPadding<P>) *p = static_cast<P>(first_valid());
+        for (int a = n_ - 1; a > 0 && ++coordinate_[a] == p_.axes_[a].out; --a) {
+          coordinate_[a] = 0;
+          if (a == 1) ++coordinate_[0];
         }
+        if (n_ == 1) ++coordinate_[0];
+      }
     };
     if (k_.place_size == 4) fix(static_cast<std::uint32_t*>(places));
     else fix(static_cast<std::uint64_t*>(places));
+  }
+
+  std::uint64_t first_valid() const {
+    std::uint64_t place = 0;
+    for (int a = 0; a < n_; ++a) {
+      const Axis& axis = p_.axes_[a];
+      const Window w = axis.valid(coordinate_[a]);
+      if (w.count == 0) return p_.places_ == Places::offset ? 0 : ~std::uint64_t(0);
+      place += p_.places_ == Places::offset ? static_cast<std::uint64_t>(w.tap) * axis.tap_place
+                                            : static_cast<std::uint64_t>(w.first) * axis.input_place;
+    }
+    return place;
   }
 
   const Pool& p_;
@@ -552,13 +611,15 @@ class PoolWorker {
   const Target out_, places_;
   Index inner_, columns_ = 1, chunk_ = 1, out_base_ = 0;
   bool clips_ = false;
+  bool clean_ = false;     // the block being visited holds no NaN
+  Index dirty_lines_ = 0;  // lines met so far that may
   std::vector<State> states_;
   std::vector<Line> levels_;
   std::vector<Index> coordinate_;
   Line raw_, result_;
   void *place_run_ = nullptr, *place_edge_ = nullptr, *finished_ = nullptr,
        *narrowed_ = nullptr;
-  Index edge_low_ = kNowhere, edge_length_ = 0, edge_inner_ = 0;
+  Index edge_low_ = kNowhere, edge_length_ = 0, padded_low_ = kNowhere, padded_length_ = 0;
   Scratch scratch_;
 };
 

@@ -51,9 +51,10 @@ class Pool {
   bool column_divisor_ = false;  // the divisor changes along a line
   double divisor_ = 0;           // overrides the count where not 0
   bool raw_lines_ = false;       // an input line may be read where it lies
-  bool raw_items_ = false;       // so may whole items of the axis before the last
-  bool dense_out_ = false;       // an output item is contiguous
+  bool flat_lines_ = false;      // no window crosses the border between two adjacent lines
+  bool flat_out_ = false;        // results lie together and share a divisor
   bool stream_ = false;
+  bool scans_ = false;           // looks for NaNs, to merge faster where there are none
   Index inner_block_ = 1, elements_ = 0;
 };
 

@@ -82,11 +82,22 @@ void count_elements(Axis& axis, bool include_padding) {
                                     [&](double n) { return n == axis.count[0]; });
 }
 
+void list(Axis& axis, std::vector<Window> table, Index step) {
+  axis.table = std::move(table);
+  axis.table_step = step;
+  axis.table_floor.resize(axis.table.size());
+  Index floor = axis.in;
+  for (std::size_t o = axis.table.size(); o-- > 0;) {
+    if (axis.table[o].count) floor = std::min(floor, axis.table[o].first);
+    axis.table_floor[o] = floor;
+  }
+}
+
 void prepare(Axis& axis, bool overlapping) {
   if (axis.spacing == 1 && axis.span() > 2 * axis.in + 64) {
-    axis.table.resize(axis.out);
-    axis.table_step = axis.dilation;
-    for (Index o = 0; o < axis.out; ++o) axis.table[o] = axis.valid(o);
+    std::vector<Window> table(axis.out);
+    for (Index o = 0; o < axis.out; ++o) table[o] = axis.valid(o);
+    list(axis, std::move(table), axis.dilation);
   } else {
     axis.chain = build_chain(axis.kernel, overlapping);
   }
@@ -109,8 +120,7 @@ Axis transpose(const Axis& axis, bool innermost) {
 
   Readers readers = readers_of(axis);
   back.spacing = 1;
-  back.table = std::move(readers.table);
-  back.table_step = readers.step;
+  list(back, std::move(readers.table), readers.step);
   return back;
 }
 

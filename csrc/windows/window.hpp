@@ -33,6 +33,7 @@ struct Axis {
   Chain chain;
   std::vector<Window> table;
   Index table_step = 1;
+  std::vector<Index> table_floor;  // the lowest input that an output or any later one reads
 
   // What a mean divides by, per output; constant where all are equal.
   std::vector<double> count;
@@ -51,6 +52,9 @@ struct Axis {
 };
 
 void count_elements(Axis& axis, bool include_padding);
+
+// Lists the windows instead of building them.
+void list(Axis& axis, std::vector<Window> table, Index step);
 
 // Windows so long that most of each lies outside are cheaper to list than to build.
 void prepare(Axis& axis, bool overlapping);
