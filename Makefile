@@ -1,0 +1,36 @@
+# Everything runs in a virtual environment of its own; Python, pip and a C++ compiler are all it takes.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+SOURCES := CMakeLists.txt pyproject.toml constraints.txt $(shell find csrc -type f)
+
+.PHONY: demo test bench clean
+
+demo: $(VENV)/demo
+	$(BIN)/python examples/demo.py $(if $(IMAGE),"$(IMAGE)")
+
+test: $(VENV)/test
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m pytest -q $(ARGS)
+
+bench: $(VENV)/bench
+	$(BIN)/python -m benchmarks.run $(ARGS)
+
+$(VENV)/pip:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
+	touch $@
+
+# One rule for each set of extras: the package is rebuilt when its native sources change.
+$(VENV)/demo $(VENV)/test: $(VENV)/pip $(SOURCES)
+	$(PIP) --editable ".[$(@F)]"
+	touch $@
+
+$(VENV)/bench: $(VENV)/test benchmarks/requirements.txt
+	$(PIP) --requirement benchmarks/requirements.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) build demo
