@@ -33,13 +33,15 @@ DType dtype_from(const char* name);  // throws std::invalid_argument
 
 // A run of accumulators and, where winners are tracked, the place of each winner.
 struct Line {
-  void* value = nullptr;
-  void* place = nullptr;
+  void* value;
+  void* place;
 };
+// Terms are filled in field by field and never copied whole: a 16-byte load of two fresh 8-byte
+// stores waits for all stores before it, which costs more than a line's arithmetic.
 struct Term {
-  const void* value = nullptr;
-  const void* place = nullptr;
-  std::uint64_t shift = 0;  // added to every place that this term contributes
+  const void* value;
+  const void* place;
+  std::uint64_t shift;  // added to every place that this term contributes
 };
 
 // The top bit of a place marks padding; sums of places never reach it otherwise.

@@ -69,20 +69,35 @@ struct Loops {
     }
   }
 
+  template <int count>
+  struct Source {
+    const A* value[count];
+    const P* place[count];
+    P shift[count];
+
+    explicit Source(const Term* terms) {
+      for (int j = 0; j < count; ++j) {
+        value[j] = static_cast<const A*>(terms[j].value);
+        place[j] = static_cast<const P*>(terms[j].place);
+        shift[j] = P(terms[j].shift);
+      }
+    }
+    void advance(Index n) {
+      for (int j = 0; j < count; ++j) {
+        value[j] += n;
+        if constexpr (tracks) place[j] += n;
+      }
+    }
+  };
+
   // The usual strides are constants: compilers only vectorise those. 0 stands for any other.
-  template <int count, int fixed>
-  static void merge_run(Line dst, const Term* t, Index n, Index stride = fixed) {
+  template <int fixed, int count>
+  static void merge_run(A* __restrict value, P* __restrict place, const Source<count>& from, Index n, Index stride = fixed) {
     const Index s = fixed ? fixed : stride;
-    auto* __restrict value = static_cast<A*>(dst.value);
-    const auto* a = static_cast<const A*>(t[0].value);
-    const auto* b = static_cast<const A*>(t[count > 1 ? 1 : 0].value);
-    const auto* c = static_cast<const A*>(t[count > 2 ? 2 : 0].value);
+    const A *a = from.value[0], *b = from.value[count > 1 ? 1 : 0], *c = from.value[count > 2 ? 2 : 0];
     if constexpr (tracks) {
-      auto* __restrict place = static_cast<P*>(dst.place);
-      const auto* pa = static_cast<const P*>(t[0].place);
-      const auto* pb = static_cast<const P*>(t[count > 1 ? 1 : 0].place);
-      const auto* pc = static_cast<const P*>(t[count > 2 ? 2 : 0].place);
-      const P sa = P(t[0].shift), sb = P(t[count > 1 ? 1 : 0].shift), sc = P(t[count > 2 ? 2 : 0].shift);
+      const P *pa = from.place[0], *pb = from.place[count > 1 ? 1 : 0], *pc = from.place[count > 2 ? 2 : 0];
+      const P sa = from.shift[0], sb = from.shift[count > 1 ? 1 : 0], sc = from.shift[count > 2 ? 2 : 0];
       for (Index i = 0; i < n; ++i) {
         A v = a[i * s];
         P p = pa[i * s] + sa;
@@ -114,55 +129,46 @@ struct Loops {
   }
 
   template <int count>
-  static void merge_columns(Line dst, const Term* t, Index n, Index stride, Index inner) {
-    if (inner == 1) {
-      if (stride == 2) return merge_run<count, 2>(dst, t, n);
-      return merge_run<count, 0>(dst, t, n, stride);
-    }
-    if (stride == 1) return merge_run<count, 1>(dst, t, n * inner);
-    Term run[3] = {t[0], t[count > 1 ? 1 : 0], t[count > 2 ? 2 : 0]};
+  static void merge_columns(Line dst, const Term* terms, Index n, Index stride, Index inner) {
+    auto* value = static_cast<A*>(dst.value);
+    auto* place = static_cast<P*>(dst.place);
+    Source<count> from(terms);
+    if (stride == 1) return merge_run<1>(value, place, from, n * inner);
+    if (inner == 1 && stride == 2) return merge_run<2>(value, place, from, n);
+    if (inner == 1) return merge_run<0>(value, place, from, n, stride);
     for (Index o = 0; o < n; ++o) {
-      merge_run<count, 1>(dst, run, inner);
-      dst.value = static_cast<A*>(dst.value) + inner;
-      if constexpr (tracks) dst.place = static_cast<P*>(dst.place) + inner;
-      for (int j = 0; j < count; ++j) {
-        run[j].value = static_cast<const A*>(run[j].value) + stride * inner;
-        if constexpr (tracks) run[j].place = static_cast<const P*>(run[j].place) + stride * inner;
-      }
+      merge_run<1>(value, place, from, inner);
+      from.advance(stride * inner);
+      value += inner;
+      if constexpr (tracks) place += inner;
     }
-  }
-
-  static void merge(Line dst, const Term* terms, int count, Index n) {
-    if (count == 3) merge_run<3, 1>(dst, terms, n);
-    else if (count == 2) merge_run<2, 1>(dst, terms, n);
-    else merge_run<1, 1>(dst, terms, n);
   }
 
   static void merge_strided(Line dst, const Term* terms, int count, Index n, Index stride, Index inner) {
-    if (stride == 1) return merge(dst, terms, count, n * inner);
     if (count == 3) merge_columns<3>(dst, terms, n, stride, inner);
     else if (count == 2) merge_columns<2>(dst, terms, n, stride, inner);
     else merge_columns<1>(dst, terms, n, stride, inner);
   }
 
+  static void merge(Line dst, const Term* terms, int count, Index n) { merge_strided(dst, terms, count, n, 1, 1); }
+
   static void fold(Line dst, Term src, Index count, Index pitch, Index inner, std::uint64_t place_step) {
-    merge_run<1, 1>(dst, &src, inner);
+    auto* value = static_cast<A*>(dst.value);
+    auto* place = static_cast<P*>(dst.place);
+    Source<1> from(&src);
+    merge_run<1>(value, place, from, inner);
     for (Index k = 1; k < count; ++k) {
-      src.value = static_cast<const A*>(src.value) + pitch;
-      if constexpr (tracks) {
-        src.place = static_cast<const P*>(src.place) + pitch;
-        src.shift += place_step;
-      }
-      const auto* b = static_cast<const A*>(src.value);
-      auto* value = static_cast<A*>(dst.value);
+      from.advance(pitch);
+      if constexpr (tracks) from.shift[0] += P(place_step);
       for (Index i = 0; i < inner; ++i) {
+        const A v = from.value[0][i];
         if constexpr (tracks) {
-          if (R::template replaces<clean>(value[i], b[i])) {
-            value[i] = b[i];
-            static_cast<P*>(dst.place)[i] = static_cast<const P*>(src.place)[i] + P(src.shift);
+          if (R::template replaces<clean>(value[i], v)) {
+            value[i] = v;
+            place[i] = from.place[0][i] + from.shift[0];
           }
         } else {
-          value[i] = merged<R, clean>(value[i], b[i]);
+          value[i] = merged<R, clean>(value[i], v);
         }
       }
     }
@@ -257,10 +263,16 @@ void finish(void* dst_, const void* src_, Index columns, Index inner, const Divi
 
 template <class A>
 bool any_nan(const void* run, Index n) {
-  auto* x = static_cast<const A*>(run);
-  int any = 0;
-  for (Index i = 0; i < n; ++i) any |= is_nan(x[i]);
-  return any;
+  // Without its sign, a NaN's pattern is larger than infinity's: a running maximum finds it.
+  using U = std::conditional_t<sizeof(A) == 8, std::uint64_t, std::uint32_t>;
+  auto* x = static_cast<const U*>(run);
+  U largest = 0;
+  for (Index i = 0; i < n; ++i) {
+    const U magnitude = x[i] + x[i];
+    largest = magnitude > largest ? magnitude : largest;
+  }
+  const U infinity = bits_as<U>(std::numeric_limits<A>::infinity());
+  return largest > infinity + infinity;
 }
 
 template <class P>

@@ -12,9 +12,11 @@
 namespace infinitypool {
 namespace {
 
-constexpr Index kStrip = 4096;       // elements of a line handled at a time: they stay in the first cache
-constexpr Index kBlock = 4096;       // the same for results
-constexpr Index kInnerBlock = 4096;  // the same for long inner runs
+// Bytes of accumulators handled at a time.
+constexpr Index kStripBytes = Index(16) << 10;  // of a line: its pieces stay in the first cache
+constexpr Index kSheetBytes = Index(8) << 10;   // of several short lines
+constexpr Index kBlockBytes = Index(64) << 10;  // of results, and of the pooled lines behind them
+constexpr Index kInnerBlock = 4096;  // elements of a long inner run
 constexpr Index kNowhere = std::numeric_limits<Index>::min();
 
 Index product(const std::vector<Index>& v) {
@@ -107,14 +109,12 @@ void Pool::plan(const PoolArguments& a, const Shape& shape, const Shape& from, c
   const Axis& last = axes_.back();
   const Dim& inner = layout_.inner;
   inner_block_ = layout_.line_axis_added ? std::min(inner.size, kInnerBlock) : inner.size;
-  raw_lines_ = kernels_->direct_load && !divides_on_load_ && last.spacing == 1 && last.regular() &&
-               (inner.size == 1 || inner.stride[0] == 1) &&
-               (last.in == 1 || last.in_stride == inner.size);
+  contiguous_lines_ = !divides_on_load_ && last.spacing == 1 && last.regular() &&
+                      (inner.size == 1 || inner.stride[0] == 1) && (last.in == 1 || last.in_stride == inner.size);
+  raw_lines_ = contiguous_lines_ && kernels_->direct_load;
   column_divisor_ = divides_ && divisor_ == 0 && !last.constant_count;
-  flat_lines_ = axes_.size() > 1 && last.regular() && !divides_on_load_ && last.spacing == 1 && last.before == 0 &&
-                last.in == last.out * last.stride && last.span() <= last.stride &&
-                (inner.size == 1 || inner.stride[0] == 1) && (last.in == 1 || last.in_stride == inner.size) &&
-                !layout_.line_axis_added && axes_[axes_.size() - 2].in_stride == last.in * inner.size;
+  flat_lines_ = axes_.size() > 1 && contiguous_lines_ && last.before == 0 && last.in == last.out * last.stride &&
+                last.span() <= last.stride && !layout_.line_axis_added && axes_[axes_.size() - 2].in_stride == last.in * inner.size;
 
   flat_out_ = inner.size == 1 || inner.stride[1] == 1;
   Index item = inner_block_, outputs = layout_.outer_count() * inner.size, inputs = outputs;
@@ -136,7 +136,7 @@ void Pool::plan(const PoolArguments& a, const Shape& shape, const Shape& from, c
 // The pooled sub-arrays along an outer axis, or pieces of windows built from them, one after another
 // in memory: a window along the axis is then a merge of long runs. Slides along as the walk advances.
 struct Reel {
-  Line items;
+  Line items = {};
   Index capacity = 0;
   Index first = 0, end = 0;  // the positions it holds
 };
@@ -172,9 +172,10 @@ class PoolWorker {
  private:
   struct State {
     std::vector<Reel> reels;  // per level of the chain, the last excepted
-    Line partial[2];          // of windows that are listed
+    Line partial[2] = {};     // of windows that are listed
     Index item = 0;           // elements of one item
     Index block = 1;          // outputs at a time
+    Index floor = 0;          // the lowest input that the current block reads
     Index dirty = kNowhere;   // the last input that may hold a NaN
   };
 
@@ -186,6 +187,8 @@ class PoolWorker {
     const Axis& line = last();
     const Index inner = p_.inner_block_;
     const std::size_t v = k_.acc_size, q = k_.place_size;
+    const auto elements = [&](Index bytes) { return bytes / static_cast<Index>(v); };
+    const Index block = elements(kBlockBytes);
     Index item = inner * line.out;
     for (int a = n_ - 2; a >= 0; --a) {
       State& state = states_[a];
@@ -193,7 +196,7 @@ class PoolWorker {
       state.block = 1;
       Index held = 1;  // positions that one block reads
       if (axis.regular()) {
-        state.block = std::clamp<Index>(kBlock / std::max<Index>(1, item), 1, std::max<Index>(1, axis.out));
+        state.block = std::clamp<Index>(block / std::max<Index>(1, item), 1, std::max<Index>(1, axis.out));
         held = (state.block - 1) * axis.stride + axis.span();
       } else {
         for (std::size_t o = 0; o < axis.table.size(); ++o)
@@ -203,8 +206,8 @@ class PoolWorker {
       }
       state.reels.resize(axis.regular() ? axis.chain.size() : 1);
       for (Reel& reel : state.reels) {
-        // Twice the room: what is still needed moves to the front once in a while.
-        reel.capacity = held == 1 ? 1 : 2 * held + state.block;
+        // With room to spare: what is still read moves to the front once in a while.
+        reel.capacity = held == 1 ? 1 : 2 * held;
         reel.items = s.line(reel.capacity * item, v, q);
       }
       item *= axis.out;
@@ -213,22 +216,26 @@ class PoolWorker {
     Index raw;
     if (line.regular()) {
       const Index halo = line.span();
-      columns_ = std::max<Index>(1, (std::max(kStrip / inner, 2 * halo) - halo) / line.stride + 1);
+      columns_ = std::max<Index>(1, (std::max(elements(kStripBytes) / inner, 2 * halo) - halo) / line.stride + 1);
       if (!p_.flat_lines_) columns_ = std::min(columns_, std::max<Index>(line.out, 1));
       raw = ((columns_ - 1) * line.stride + halo) * inner;
+      if (n_ > 1 && columns_ >= line.out && !p_.flat_lines_ && !(p_.raw_lines_ && !line.may_clip())) {
+        lines_ = std::clamp<Index>(elements(kSheetBytes) / std::max<Index>(1, raw), 1, 16);
+        raw *= lines_;
+      }
     } else {
       columns_ = std::max<Index>(line.out, 1);
       raw = line.in * inner;
     }
-    raw_ = {s.take(raw, v), nullptr};
+    raw_ = s.take(raw, v);
     if (q) {
       place_run_ = s.take(raw, q);
       place_edge_ = s.take(raw, q);
-      if (place_run_) fill_places(place_run_, 0, raw / inner, false);
+      if (place_run_) fill_places(place_run_, 0, raw / inner, 1, false);
     }
     levels_.resize(line.regular() ? line.chain.size() : 1);
     for (std::size_t i = 1; i < levels_.size(); ++i) levels_[i] = s.line(raw, v, q);
-    chunk_ = std::max(kBlock, inner);
+    chunk_ = std::max(block, inner);
     result_ = s.line(chunk_, v, q);
     finished_ = s.take(chunk_, k_.out_size);
     if (q) narrowed_ = s.take(chunk_, p_.place_out_size_);
@@ -257,13 +264,14 @@ class PoolWorker {
     for (Index o = first; o < end; o += state.block) {
       const Index n = std::min(state.block, end - o);
       const Index floor = axis.start(o);
-      const int count = pieces(a, top, floor, floor + (n - 1) * axis.stride + 1, floor, src, terms);
-      clean_ = clean(a, floor);
+      state.floor = floor;
+      const int count = pieces(a, top, floor, floor + (n - 1) * axis.stride + 1, src, terms);
+      clean_ = clean(a);
       visit(o, n, terms, count);
     }
   }
 
-  bool clean(int a, Index floor) const { return p_.scans_ && states_[a].dirty < floor; }
+  bool clean(int a) const { return p_.scans_ && states_[a].dirty < states_[a].floor; }
 
   void rewind(int a, Index position) {
     states_[a].dirty = kNowhere;
@@ -271,32 +279,48 @@ class PoolWorker {
   }
 
   // The parts of which level `level` is merged at positions [first, end).
-  int pieces(int a, int level, Index first, Index end, Index floor, const char* src, Term* terms) {
+  int pieces(int a, int level, Index first, Index end, const char* src, Term* terms) {
     const Axis& axis = p_.axes_[a];
     const Step& step = axis.chain[level - 1];
     for (int j = 0; j < step.count; ++j) {
       const auto [part, shift] = step.parts[j];
-      extend(a, part, end + shift * axis.dilation, floor, src);
+      extend(a, part, end + shift * axis.dilation, src);
     }
     for (int j = 0; j < step.count; ++j) {
       const auto [part, shift] = step.parts[j];
-      terms[j] = held(a, part, first + shift * axis.dilation);
+      held(terms[j], a, part, first + shift * axis.dilation);
       if (p_.places_ == Places::offset) terms[j].shift = static_cast<std::uint64_t>(shift) * axis.tap_place;
     }
     return step.count;
   }
 
-  Term held(int a, int level, Index position) const {
+  void held(Term& term, int a, int level, Index position) const {
     const Reel& reel = states_[a].reels[level];
-    const Line at = advance(reel.items, (position - reel.first) * states_[a].item, k_);
-    return {at.value, at.place, 0};
+    set(term, reel.items.value, reel.items.place, (position - reel.first) * states_[a].item, k_);
   }
 
-  // Makes level `level` hold every position up to `end`; those below `floor` are not read any more.
-  void extend(int a, int level, Index end, Index floor, const char* src) {
+  // The lowest position of a level that is still read: by the next pieces of the levels built on it.
+  Index floor_of(int a, int level) const {
+    const Axis& axis = p_.axes_[a];
+    const State& state = states_[a];
+    if (!axis.regular()) return state.floor;
+    const std::size_t top = axis.chain.size();
+    Index floor = std::numeric_limits<Index>::max();
+    for (std::size_t user = level + 1; user <= top; ++user) {
+      const Step& step = axis.chain[user - 1];
+      for (int j = 0; j < step.count; ++j)
+        if (step.parts[j].level == level)
+          floor = std::min(floor, (user == top ? state.floor : state.reels[user].end) + step.parts[j].shift * axis.dilation);
+    }
+    return floor;
+  }
+
+  // Makes level `level` hold every position up to `end` that is still read.
+  void extend(int a, int level, Index end, const char* src) {
     const State& state = states_[a];
     Reel& reel = states_[a].reels[level];
     if (reel.end >= end) return;
+    const Index floor = floor_of(a, level);
     if (reel.end < floor) reel.first = reel.end = floor;
     if (end - reel.first > reel.capacity) {
       const Index from = (floor - reel.first) * state.item, kept = (reel.end - floor) * state.item;
@@ -310,8 +334,8 @@ class PoolWorker {
       load_items(a, reel.end, end, src, to);
     } else {
       Term terms[3];
-      const int count = pieces(a, level, reel.end, end, floor, src, terms);
-      k_.merge[clean(a, floor)](to, terms, count, (end - reel.end) * state.item);
+      const int count = pieces(a, level, reel.end, end, src, terms);
+      k_.merge[clean(a)](to, terms, count, (end - reel.end) * state.item);
     }
     reel.end = end;
   }
@@ -335,6 +359,9 @@ class PoolWorker {
       if (a == n_ - 2 && p_.flat_lines_) {  // no window crosses from one line to the next
         n = std::min(end, axis.in) - i;
         line(from, dst, 0, n * last().out, n * last().in);
+      } else if (a == n_ - 2 && lines_ > 1) {
+        n = std::min(std::min(end, axis.in) - i, lines_);
+        strip(from, dst, 0, last().out, last().extent(), n, axis.in_stride);
       } else {
         produce(a + 1, from, dst);
       }
@@ -347,17 +374,18 @@ class PoolWorker {
   int listed(int a, Index o, const char* src, Term* terms) {
     const Axis& axis = p_.axes_[a];
     const Window& w = axis.table[o];
-    if (w.count) extend(a, 0, w.first + (w.count - 1) * axis.table_step + 1, axis.table_floor[o], src);
+    states_[a].floor = axis.table_floor[o];
+    if (w.count) extend(a, 0, w.first + (w.count - 1) * axis.table_step + 1, src);
     int count = 0;
     Line* free = states_[a].partial;
     for (Index j = 0; j < w.count; ++j) {
       if (count == 3) {  // fold what there is, and go on from there
         k_.merge[0](*free, terms, 3, states_[a].item);
-        terms[0] = {free->value, free->place, 0};
+        set(terms[0], free->value, free->place, 0, k_);
         count = 1;
         free = free == states_[a].partial ? free + 1 : states_[a].partial;
       }
-      terms[count] = held(a, 0, w.first + j * axis.table_step);
+      held(terms[count], a, 0, w.first + j * axis.table_step);
       if (p_.places_ == Places::offset) terms[count].shift = static_cast<std::uint64_t>(w.tap + j) * axis.tap_place;
       ++count;
     }
@@ -399,38 +427,33 @@ class PoolWorker {
     else k_.load(dst, pitch, src, runs(columns));
   }
 
-  void strip(const char* src, Line dst, Index first, Index n, Index extent) {
+  // n outputs from `first` on, of `rows` lines at once that lie row_stride apart. Many lines at a time
+  // keep the calls long, and let stores settle before they are read again.
+  void strip(const char* src, Line dst, Index first, Index n, Index extent, Index rows = 1, Index row_stride = 0) {
     const Axis& axis = last();
     const Index low = axis.start(first);
     const Index length = (n - 1) * axis.stride + axis.span();
-    const Index inside_low = std::max<Index>(low, 0), inside_high = std::min(low + length, extent);
     const bool inside = low >= 0 && low + length <= extent;
 
-    const void* base = raw_.value;
-    if (inside && p_.raw_lines_) {
-      base = advance(src, low * axis.in_stride, k_.in_size);
-    } else {
-      // The padding of the strip before is still there if this one lies the same way.
-      if (padded_low_ != low || padded_length_ != length) {
-        k_.fill({raw_.value, nullptr}, length * inner_);
-        padded_low_ = low, padded_length_ = length;
-      }
-      const Index begin = (inside_low + axis.spacing - 1) / axis.spacing;
-      const Index end = inside_low < inside_high ? (inside_high - 1) / axis.spacing + 1 : begin;
-      load(advance(raw_.value, (begin * axis.spacing - low) * inner_, k_.acc_size), axis.spacing * inner_, src, begin,
-           end - begin);
-    }
+    const void* base = raw_;
+    if (inside && p_.raw_lines_ && rows == 1) base = advance(src, low * axis.in_stride, k_.in_size);
+    else load_padded(src, low, length, extent, rows, row_stride);
 
     const void* places = place_run_;
-    if (k_.place_size && !inside) {
+    if (k_.place_size && (!inside || rows > 1)) {
       if (edge_low_ != low || edge_length_ != length) {
-        fill_places(place_edge_, low, length, true);
+        fill_places(place_edge_, low, length, lines_, true);
         edge_low_ = low, edge_length_ = length;
       }
       places = place_edge_;
     }
+    std::uint64_t origin = 0;
+    if (p_.places_ == Places::plane) {
+      origin = line_place();
+      if (places == place_run_) origin += static_cast<std::uint64_t>(low) * axis.input_place;
+    }
 
-    const bool clean = p_.scans_ && !k_.any_nan(base, length * inner_);
+    const bool clean = p_.scans_ && !k_.any_nan(base, rows * length * inner_);
     dirty_lines_ += !clean;
     const std::size_t steps = axis.chain.size();
     for (std::size_t s = 0; s < steps; ++s) {
@@ -438,16 +461,51 @@ class PoolWorker {
       Term terms[3];
       for (int j = 0; j < step.count; ++j) {
         const auto [level, shift] = step.parts[j];
-        const Index ahead = shift * axis.dilation * inner_;
-        Term t = level ? Term{levels_[level].value, levels_[level].place, 0} : Term{base, places, 0};
-        t = advance(t, ahead, k_);
-        if (p_.places_ == Places::offset) t.shift = static_cast<std::uint64_t>(shift) * axis.tap_place;
-        else if (level == 0) t.shift = line_place() + (inside ? static_cast<std::uint64_t>(low) * axis.input_place : 0);
-        terms[j] = t;
+        set(terms[j], level ? levels_[level].value : base, level ? levels_[level].place : places,
+            shift * axis.dilation * inner_, k_);
+        if (p_.places_ == Places::offset) terms[j].shift = static_cast<std::uint64_t>(shift) * axis.tap_place;
+        else if (level == 0) terms[j].shift = origin;
       }
-      if (s + 1 == steps) k_.merge_strided[clean](dst, terms, step.count, n, axis.stride, inner_);
-      else k_.merge[clean](levels_[s + 1], terms, step.count, (length - (step.width - 1) * axis.dilation) * inner_);
+      if (s + 1 < steps) {  // all rows as one run: what crosses a border is not read
+        const Index run = rows * length - (step.width - 1) * axis.dilation;
+        k_.merge[clean](levels_[s + 1], terms, step.count, run * inner_);
+        continue;
+      }
+      for (Index row = 0; row < rows; ++row) {
+        k_.merge_strided[clean](dst, terms, step.count, n, axis.stride, inner_);
+        dst = advance(dst, n * inner_, k_);
+        for (int j = 0; j < step.count; ++j) {
+          terms[j].value = advance(terms[j].value, length * inner_, k_.acc_size);
+          if (k_.place_size) terms[j].place = advance(terms[j].place, length * inner_, k_.place_size);
+        }
+      }
     }
+  }
+
+  // Inputs [low, low + length) of `rows` lines, with identities for those outside the extent.
+  void load_padded(const char* src, Index low, Index length, Index extent, Index rows, Index row_stride) {
+    const Axis& axis = last();
+    // The padding of the strip before is still there if this one lies the same way.
+    if (padded_low_ != low || padded_length_ != length) {
+      k_.fill({raw_, nullptr}, lines_ * length * inner_);
+      padded_low_ = low, padded_length_ = length;
+    }
+    Index begin = std::max<Index>(low, 0), end = std::max(begin, std::min(low + length, extent));
+    if (axis.spacing > 1 && begin < end) {
+      begin = (begin + axis.spacing - 1) / axis.spacing;
+      end = (end - 1) / axis.spacing + 1;
+    }
+    void* to = advance(raw_, (begin * axis.spacing - low) * inner_, k_.acc_size);
+    if (p_.contiguous_lines_ && rows > 1)  // each row is one run
+      return k_.load(to, length * inner_, advance(src, begin * axis.in_stride, k_.in_size),
+                     {rows, row_stride, (end - begin) * inner_, 1});
+    const Index first_row = n_ > 1 ? coordinate_[n_ - 2] : 0;
+    for (Index row = 0; row < rows; ++row) {
+      if (n_ > 1) coordinate_[n_ - 2] = first_row + row;
+      load(advance(to, row * length * inner_, k_.acc_size), axis.spacing * inner_,
+           advance(src, row * row_stride, k_.in_size), begin, end - begin);
+    }
+    if (n_ > 1) coordinate_[n_ - 2] = first_row;
   }
 
   // The position of the line's first input in its plane.
@@ -459,11 +517,11 @@ class PoolWorker {
 
   void listed_line(const char* src, Line dst, Index first, Index end) {
     const Axis& axis = last();
-    load(raw_.value, inner_, src, 0, axis.in);
+    load(raw_, inner_, src, 0, axis.in);
     for (Index o = first; o < end; ++o) {
       const Window& w = axis.table[o];
-      Term t{raw_.value, place_run_, 0};
-      t = advance(t, w.first * inner_, k_);
+      Term t;
+      set(t, raw_, place_run_, w.first * inner_, k_);
       const bool offsets = p_.places_ == Places::offset;
       t.shift = offsets ? static_cast<std::uint64_t>(w.tap) * axis.tap_place : line_place();
       if (w.count > 0) k_.fold(dst, t, w.count, axis.table_step * inner_, inner_, offsets ? axis.tap_place : 0);
@@ -474,15 +532,17 @@ class PoolWorker {
 
   // Places before any merge: 0 (offsets) or the column (positions). At an edge, where padding is
   // marked, columns are absolute: a shift by a negative start would unmark it.
-  void fill_places(void* dst, Index low, Index columns, bool mark) {
+  void fill_places(void* dst, Index low, Index columns, Index rows, bool mark) {
     const Axis& axis = last();
     const auto write = [&](auto* p) {
       using P = std::remove_pointer_t<decltype(p)>;
-      for (Index c = 0; c < columns; ++c) {
-        P place = p_.places_ == Places::offset ? P(0) : static_cast<P>(static_cast<std::uint64_t>(low + c) * axis.input_place);
-        if (mark && (low + c < 0 || low + c >= axis.in)) place = kPadding<P>;
-        for (Index i = 0; i < inner_; ++i) *p++ = place;
-      }
+      for (Index row = 0; row < rows; ++row)
+        for (Index c = low; c < low + columns; ++c) {
+          P place = 0;
+          if (p_.places_ == Places::plane) place = static_cast<P>(static_cast<std::uint64_t>(row * axis.in + c));
+          if (mark && (c < 0 || c >= axis.in)) place = kPadding<P>;
+          for (Index i = 0; i < inner_; ++i) *p++ = place;
+        }
     };
     if (k_.place_size == 4) write(static_cast<std::uint32_t*>(dst));
     else write(static_cast<std::uint64_t*>(dst));
@@ -515,7 +575,10 @@ class PoolWorker {
     const Index item = states_[0].item;
     const auto merge = [&](Line to, Index at, Index items, Index length) {
       Term piece[3];
-      for (int j = 0; j < count; ++j) piece[j] = advance(terms[j], at, k_);
+      for (int j = 0; j < count; ++j) {
+        set(piece[j], terms[j].value, terms[j].place, at, k_);
+        piece[j].shift = terms[j].shift;
+      }
       if (count) k_.merge_strided[clean_](to, piece, count, items, axis.stride, length);
       else k_.fill(to, items * length);
     };
@@ -609,6 +672,7 @@ class PoolWorker {
   const int n_;
   const void* in_;
   const Target out_, places_;
+  Index lines_ = 1;  // at a time
   Index inner_, columns_ = 1, chunk_ = 1, out_base_ = 0;
   bool clips_ = false;
   bool clean_ = false;     // the block being visited holds no NaN
@@ -616,7 +680,8 @@ class PoolWorker {
   std::vector<State> states_;
   std::vector<Line> levels_;
   std::vector<Index> coordinate_;
-  Line raw_, result_;
+  Line result_;
+  void* raw_ = nullptr;
   void *place_run_ = nullptr, *place_edge_ = nullptr, *finished_ = nullptr,
        *narrowed_ = nullptr;
   Index edge_low_ = kNowhere, edge_length_ = 0, padded_low_ = kNowhere, padded_length_ = 0;
@@ -626,7 +691,7 @@ class PoolWorker {
 void Pool::run(const void* in, void* out, void* places) const {
   const Axis& first = axes_.front();
   const int threads = elements_ < kParallelElements ? 1 : thread_count();
-  const Index halo = axes_.size() == 1 ? kStrip / 2 : (first.regular() ? first.span() / std::max<Index>(first.stride, 1) : 1);
+  const Index halo = axes_.size() == 1 ? kInnerBlock / 2 : (first.regular() ? first.span() / std::max<Index>(first.stride, 1) : 1);
   const auto tasks = split(layout_, first.out, halo, first.out, inner_block_, threads);
   parallel(tasks, threads, [&] { return PoolWorker(*this, in, out, places); });
 }

@@ -50,6 +50,7 @@ class Pool {
   bool divides_ = false, divides_on_load_ = false, truncate_ = false;
   bool column_divisor_ = false;  // the divisor changes along a line
   double divisor_ = 0;           // overrides the count where not 0
+  bool contiguous_lines_ = false;  // an input line is one run
   bool raw_lines_ = false;       // an input line may be read where it lies
   bool flat_lines_ = false;      // no window crosses the border between two adjacent lines
   bool flat_out_ = false;        // results lie together and share a divisor

@@ -19,8 +19,10 @@ inline const char* advance(const void* p, Index elements, std::size_t size) {
 inline Line advance(Line l, Index elements, const Kernels& k) {
   return {advance(l.value, elements, k.acc_size), l.place ? advance(l.place, elements, k.place_size) : nullptr};
 }
-inline Term advance(const Term& t, Index elements, const Kernels& k) {
-  return {advance(t.value, elements, k.acc_size), t.place ? advance(t.place, elements, k.place_size) : nullptr, t.shift};
+inline void set(Term& t, const void* value, const void* place, Index elements, const Kernels& k) {
+  t.value = advance(value, elements, k.acc_size);
+  t.place = place ? advance(place, elements, k.place_size) : nullptr;
+  t.shift = 0;
 }
 
 struct Target {

@@ -1,0 +1,24 @@
+"""The PyTorch front: pooling modules and functions with PyTorch's own signatures.
+
+>>> import torch
+>>> from infinitypool import nn
+>>> nn.MaxPool2d(3, stride=2)
+MaxPool2d(kernel_size=3, stride=2, padding=0, dilation=1, ceil_mode=False)
+>>> nn.MaxPool2d(3, stride=2)(torch.zeros(20, 16, 50, 32)).shape
+torch.Size([20, 16, 24, 15])
+"""
+
+from __future__ import annotations
+
+from . import functional
+from .modules import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool1d, MaxPool2d, MaxPool3d
+
+__all__ = [
+    "AvgPool1d",
+    "AvgPool2d",
+    "AvgPool3d",
+    "MaxPool1d",
+    "MaxPool2d",
+    "MaxPool3d",
+    "functional",
+]

@@ -1,0 +1,43 @@
+"""Shared set-up: hypothesis profiles, and a clean engine before every test."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+HERE = Path(__file__).resolve().parent
+if str(HERE) not in sys.path:
+    sys.path.insert(0, str(HERE))
+
+# INFINITYPOOL_TEST_EXAMPLES sets how many examples a property tries; the runs pinned to one
+# instruction set use fewer than the main one.
+settings.register_profile(
+    "suite",
+    max_examples=int(os.environ.get("INFINITYPOOL_TEST_EXAMPLES", "150")),
+    derandomize=True,
+    deadline=None,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile("suite")
+
+
+def pytest_configure(config):
+    config.addinivalue_line(
+        "markers", "once: no kernel changes the outcome, so one instruction set is enough"
+    )
+
+
+@pytest.fixture
+def threads():
+    """The thread count is process-wide: put it back."""
+    import infinitypool as ip
+
+    before = ip.get_num_threads()
+    yield ip.set_num_threads
+    ip.set_num_threads(before)
