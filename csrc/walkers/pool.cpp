@@ -14,8 +14,9 @@ namespace {
 
 // Bytes of accumulators handled at a time.
 constexpr Index kStripBytes = Index(16) << 10;  // of a line: its pieces stay in the first cache
-constexpr Index kSheetBytes = Index(8) << 10;   // of several short lines
-constexpr Index kBlockBytes = Index(64) << 10;  // of results, and of the pooled lines behind them
+constexpr Index kSheetBytes = Index(16) << 10;  // of several short lines
+constexpr Index kBlockBytes = Index(128) << 10;  // of the pooled lines behind a block of results
+constexpr Index kPieceBytes = Index(4) << 10;   // of results on their way out
 constexpr Index kInnerBlock = 4096;  // elements of a long inner run
 constexpr Index kNowhere = std::numeric_limits<Index>::min();
 
@@ -235,7 +236,7 @@ class PoolWorker {
     }
     levels_.resize(line.regular() ? line.chain.size() : 1);
     for (std::size_t i = 1; i < levels_.size(); ++i) levels_[i] = s.line(raw, v, q);
-    chunk_ = std::max(block, inner);
+    chunk_ = std::max(elements(kPieceBytes), inner);
     result_ = s.line(chunk_, v, q);
     finished_ = s.take(chunk_, k_.out_size);
     if (q) narrowed_ = s.take(chunk_, p_.place_out_size_);
@@ -436,8 +437,14 @@ class PoolWorker {
     const bool inside = low >= 0 && low + length <= extent;
 
     const void* base = raw_;
-    if (inside && p_.raw_lines_ && rows == 1) base = advance(src, low * axis.in_stride, k_.in_size);
-    else load_padded(src, low, length, extent, rows, row_stride);
+    if (inside && p_.raw_lines_ && rows == 1) {
+      base = advance(src, low * axis.in_stride, k_.in_size);
+      ahead_.consumed(advance(base, length * inner_, k_.in_size));
+    } else {
+      load_padded(src, low, length, extent, rows, row_stride);
+      ahead_.consumed(advance(src, rows == 1 ? (low + length) * axis.in_stride : rows * row_stride, k_.in_size));
+    }
+    const Index line_bytes = n * axis.stride * inner_ * static_cast<Index>(k_.in_size);
 
     const void* places = place_run_;
     if (k_.place_size && (!inside || rows > 1)) {
@@ -472,6 +479,7 @@ class PoolWorker {
         continue;
       }
       for (Index row = 0; row < rows; ++row) {
+        ahead_.ask(line_bytes / 2);
         k_.merge_strided[clean](dst, terms, step.count, n, axis.stride, inner_);
         dst = advance(dst, n * inner_, k_);
         for (int j = 0; j < step.count; ++j) {
@@ -584,24 +592,23 @@ class PoolWorker {
     };
     std::fill(coordinate_.begin(), coordinate_.end(), 0);
     coordinate_[0] = o;
-    if (p_.flat_out_ && n * item <= chunk_)
-      return emit(n * item / inner_, true, [&](Line to) { merge(to, 0, n, item); });
-
-    // Lines, or the whole item where its lines lie together, in pieces that stay in the cache.
-    const Index columns = p_.flat_out_ ? item / inner_ : last().out;
+    // In pieces that stay in the first cache: of lines, or of the whole run where results lie together.
+    const bool run = p_.flat_out_ && (axis.stride == 1 || n == 1);
+    const Index columns = (run ? n * item : p_.flat_out_ ? item : last().out * inner_) / inner_;
     const Index step = std::max<Index>(1, chunk_ / inner_);
-    for (Index row = 0; row < n; ++row)
-      for (Index done = 0; done < item; done += columns * inner_)
+    const Index rows = run ? 1 : n, together = p_.flat_out_ && !run ? std::max<Index>(1, step / columns) : 1;
+    for (Index row = 0; row < rows; row += together)
+      for (Index done = 0; done < (run ? n * item : item); done += columns * inner_)
         for (Index c = 0; c < columns; c += step) {
-          const Index width = std::min(step, columns - c);
+          const Index width = std::min(step, columns - c), items = std::min(together, rows - row);
           Index left = done / inner_ + c;
           for (int a = n_ - 1; a > 0; --a) {
             coordinate_[a] = left % p_.axes_[a].out;
             left /= p_.axes_[a].out;
           }
-          coordinate_[0] = o + row;
-          emit(width, p_.flat_out_, [&](Line to) {
-            merge(to, row * axis.stride * item + done + c * inner_, 1, width * inner_);
+          coordinate_[0] = o + row + left;
+          emit(items * width, p_.flat_out_, [&](Line to) {
+            merge(to, row * axis.stride * item + done + c * inner_, items, width * inner_);
           });
         }
   }
@@ -618,6 +625,7 @@ class PoolWorker {
     void* direct = !out_.streams && out_.contiguous(runs, run) ? out_.at(where) : nullptr;
 
     const Line to{direct && !finishes ? direct : result_.value, result_.place};
+    ahead_.ask(columns * inner_ * static_cast<Index>(k_.in_size) * p_.axes_[0].stride / 2);
     merge(to);
     const void* values = to.value;
     if (finishes) {
@@ -681,6 +689,7 @@ class PoolWorker {
   std::vector<Line> levels_;
   std::vector<Index> coordinate_;
   Line result_;
+  ReadAhead ahead_;
   void* raw_ = nullptr;
   void *place_run_ = nullptr, *place_edge_ = nullptr, *finished_ = nullptr,
        *narrowed_ = nullptr;

@@ -19,6 +19,30 @@ inline const char* advance(const void* p, Index elements, std::size_t size) {
 inline Line advance(Line l, Index elements, const Kernels& k) {
   return {advance(l.value, elements, k.acc_size), l.place ? advance(l.place, elements, k.place_size) : nullptr};
 }
+// Asks for input before it is read, a little with every piece of work: a core that waits for memory
+// does not compute, and one that computes does not ask.
+class ReadAhead {
+ public:
+  // Everything before `end` has been asked for by the work itself.
+  void consumed(const char* end) {
+    if (next_ < end || next_ > end + kDistance) next_ = end;
+    limit_ = end + kDistance;
+  }
+  void ask(Index bytes) {
+#if defined(__GNUC__)
+    for (const char* until = next_ + bytes; next_ < until && next_ < limit_; next_ += 64)
+      __builtin_prefetch(next_, 0, 2);  // into the second cache; harmless beyond the input's end
+#else
+    (void)bytes;
+#endif
+  }
+
+ private:
+  static constexpr Index kDistance = Index(128) << 10;
+  const char* next_ = nullptr;
+  const char* limit_ = nullptr;
+};
+
 inline void set(Term& t, const void* value, const void* place, Index elements, const Kernels& k) {
   t.value = advance(value, elements, k.acc_size);
   t.place = place ? advance(place, elements, k.place_size) : nullptr;

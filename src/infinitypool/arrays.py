@@ -425,15 +425,17 @@ def _plan_into(
             raise TypeError(f"{function}: {name} has dtype {found}, the result {wanted}")
         if _overlaps_itself(target):
             raise ValueError(f"{function}: elements of {name} overlap each other in memory")
-    strides = {_element_strides(target) for target, _ in targets.values()}
-    if len(strides) > 1:
-        raise ValueError(f"{function}: out[0] and out[1] must have the same strides")
+    strides = [_element_strides(target) for target, _ in targets.values()]
+    if len(strides) == 2 and any(
+        a != b and size > 1 for a, b, size in zip(*strides, shape, strict=True)
+    ):
+        raise ValueError(f"{function}: out[0] and out[1] must have the same strides in elements")
     return pool_runner(
         spec,
         dtype,
         array.shape,
         _element_strides(array),
-        *strides,
+        strides[0],
         "none" if len(targets) == 1 else "plane",
     )
 

@@ -161,15 +161,13 @@ class PoolSpec:
             out = -(-n // stride)
             total = max((out - 1) * stride + span - n, 0)
             left, right = total // 2, total - total // 2
-            fits = out >= 1
         else:
             left, right = self.padding[i]
             room = n + left + right - span
             out = (room + (stride - 1 if self.ceil_mode else 0)) // stride + 1
             if self.ceil_mode and (out - 1) * stride >= n + left:
                 out -= 1
-            fits = out >= 1
-        if not fits:
+        if out < 1:
             raise self._refusal(
                 f"a window of {span} (kernel_size={kernel}, dilation={dilation}) is larger than "
                 f"the padded input of {n + left + right} (size {n}, padding {left} and {right})",

@@ -95,7 +95,7 @@ def pinned_suites():
     The instruction set is chosen at import, so this takes a process each.  Left out is this file,
     and what is marked ``once``: tests of words and of processes, which no kernel can change."""
     arguments = [
-        *("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not once"),
+        *("-m", "pytest", "-q", "--maxfail=5", "-p", "no:cacheprovider", "-m", "not once"),
         *(str(TESTS / folder) for folder in ("pool", "torch")),
         f"--ignore={__file__}",
     ]

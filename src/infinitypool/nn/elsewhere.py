@@ -8,26 +8,18 @@ operators; that is slower and takes more memory, but means the same.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..spec import PoolSpec, spec_from_text
+from ..spec import Geometry, PoolSpec, spec_from_text
 
 
-def pool(x: Tensor, text: str) -> Tensor:
-    """What the operator named in the spec gives, without indices."""
-    return _pool(x, spec_from_text(text), False)
-
-
-def pool_with_indices(x: Tensor, text: str) -> tuple[Tensor, Tensor]:
-    """What the operator named in the spec gives, with indices."""
-    return _pool(x, spec_from_text(text), True)
-
-
-def _pool(x: Tensor, spec: PoolSpec, return_indices: bool) -> Any:
+def _pool(x: Tensor, text: str, return_indices: bool) -> Any:
+    spec = spec_from_text(text)
     if spec.pytorch_form:
         padding = [before for before, _ in spec.padding or ()]
         return _pytorch(x, spec, padding, spec.dilation, return_indices)
@@ -54,7 +46,7 @@ def _pytorch(
     return function(*common, spec.ceil_mode, spec.count_include_pad, *divisor)
 
 
-def _ends(spec: PoolSpec, shape: tuple[int, ...], geometry: Any) -> list[int]:
+def _ends(spec: PoolSpec, shape: tuple[int, ...], geometry: Geometry) -> list[int]:
     """The widths for ``F.pad`` after which every window lies inside. Negative ones crop."""
     widths = []
     for i in reversed(range(len(spec.axes))):
@@ -71,35 +63,47 @@ def _lowest(dtype: torch.dtype) -> float | int:
     return -torch.inf if dtype.is_floating_point else torch.iinfo(dtype).min
 
 
-def _maximum(x: Tensor, spec: PoolSpec, geometry: Any, return_indices: bool) -> Any:
+def _maximum(x: Tensor, spec: PoolSpec, geometry: Geometry, return_indices: bool) -> Any:
     padded = F.pad(x, _ends(spec, tuple(x.shape), geometry), value=_lowest(x.dtype))
     # Windows now fit exactly, so neither padding nor rounding is left to do.
     exact = replace(spec, ceil_mode=False)
     zeros = [0] * len(spec.axes)
+    found = _pytorch(padded, exact, zeros, spec.dilation, return_indices)
     if not return_indices:
-        return _pytorch(padded, exact, zeros, spec.dilation, False)
-    values, indices = _pytorch(padded, exact, zeros, spec.dilation, True)
-    plane, inside, step = 0, True, 1
+        return found
+    values, indices = found
+    return values, _places(indices, padded.shape, x, spec, geometry)
+
+
+def _places(
+    indices: Tensor, padded: torch.Size, x: Tensor, spec: PoolSpec, geometry: Geometry
+) -> Tensor:
+    """Places in the padded planes as places in those of ``x``.
+
+    Padding only comes out as the winner where every element of the window equals it. Then the
+    first of these is the winner, and -1 says that there is none.
+    """
+    place, inside, step = 0, True, 1
     first, exists = torch.zeros((), dtype=torch.int64, device=x.device), True
     for i in reversed(range(len(spec.axes))):
-        size, axis = x.shape[spec.axes[i]], spec.axes[i]
-        position = indices % padded.shape[axis] - geometry.padding_before[i]
-        indices = indices // padded.shape[axis]
+        axis = spec.axes[i]
+        size, before, dilation = x.shape[axis], geometry.padding_before[i], spec.dilation[i]
+        position = indices % padded[axis] - before
+        indices = indices // padded[axis]
         inside = (position >= 0) & (position < size) & inside
-        plane = plane + position * step
-        # The first element of every window along this axis, where it has one.
-        start = torch.arange(geometry.output_size[i], device=x.device) * spec.stride[i]
-        start = (start - geometry.padding_before[i]).reshape(-1, *[1] * (-axis - 1))
-        outside = (spec.dilation[i] - 1 - start).clamp(min=0) // spec.dilation[i]
-        start = start + outside * spec.dilation[i]
+        place = place + position * step
+        # Windows start here, and this many of their elements lie before the input.
+        start = torch.arange(geometry.output_size[i], device=x.device) * spec.stride[i] - before
+        start = start.reshape(-1, *[1] * (-axis - 1))
+        outside = (dilation - 1 - start).clamp(min=0) // dilation
+        start = start + outside * dilation
         exists = (outside < spec.kernel_size[i]) & (start < size) & exists
         first = first + start * step
         step = step * size
-    # Padding only comes out first where every element of the window equals it.
-    return values, torch.where(inside, plane, torch.where(exists, first, -1))
+    return torch.where(inside, place, torch.where(exists, first, -1))
 
 
-def _average(x: Tensor, spec: PoolSpec, geometry: Any) -> Tensor:
+def _average(x: Tensor, spec: PoolSpec, geometry: Geometry) -> Tensor:
     total = _window_sums(F.pad(x, _ends(spec, tuple(x.shape), geometry)), spec, geometry)
     if spec.divisor_override:
         divisor: Any = spec.divisor_override
@@ -125,7 +129,7 @@ def _average(x: Tensor, spec: PoolSpec, geometry: Any) -> Tensor:
     return torch.div(total, divisor, rounding_mode="trunc").to(x.dtype)
 
 
-def _window_sums(padded: Tensor, spec: PoolSpec, geometry: Any) -> Tensor:
+def _window_sums(padded: Tensor, spec: PoolSpec, geometry: Geometry) -> Tensor:
     """Sums over all windows, axis by axis; half precisions in float32."""
     if padded.dtype in (torch.float16, torch.bfloat16):
         padded = padded.float()
@@ -141,3 +145,11 @@ def _window_sums(padded: Tensor, spec: PoolSpec, geometry: Any) -> Tensor:
             parts.append(padded[tuple(index)])
         padded = sum(parts[1:], start=parts[0])
     return padded
+
+
+# What the operator that gives this beside the values gives elsewhere.
+POOL = {
+    "none": partial(_pool, return_indices=False),
+    "plane": partial(_pool, return_indices=True),
+    "offset": None,
+}

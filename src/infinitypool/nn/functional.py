@@ -125,11 +125,37 @@ def _check_tensor(name: str, x: object) -> bool:
     return type(x).__torch_dispatch__ is not torch._C._disabled_torch_dispatch_impl
 
 
-def _max_pool(n: int, always_indices: bool) -> Callable[..., Any]:
-    name = f"max_pool{n}d" + ("_with_indices" if always_indices else "")
-    values, with_indices = OPS["max"].forward["none"], OPS["max"].forward["plane"]
-    texts = Cache()
+def _runner(
+    name: str, reducer: str, n: int, extra: str, names: tuple[str, ...]
+) -> Callable[..., Any]:
+    """What all functions do with their arguments, whose ``names`` are those of `pool_spec`."""
+    overload, other = OPS[reducer].forward[extra], elsewhere.POOL[extra]
     axes = tuple(range(-n, 0))
+    texts = Cache()
+
+    def run(input: Tensor, *arguments: Any) -> Any:
+        try:
+            key = dumps(arguments, 2)
+            text = texts.get(key)
+        except ValueError:  # something that marshal does not know
+            text = None
+        if text is None:
+            named = dict(zip(names, arguments, strict=True))
+            text = pool_spec(name, reducer, axes=axes, front=TORCH, **named).text
+            if is_exact(arguments):
+                texts.keep(key, text)
+        if type(input) is not Tensor and _check_tensor(name, input):
+            return other(input, text)
+        return call(overload, input, text)
+
+    return run
+
+
+def _max_pool(n: int, always_indices: bool) -> Callable[..., Any]:
+    name = f"max_pool{n}d"
+    names = "kernel_size", "stride", "padding", "dilation", "ceil_mode"
+    values = _runner(name, "max", n, "none", names)
+    values_and_indices = _runner(f"{name}_with_indices", "max", n, "plane", names)
 
     def function(
         input: Tensor,
@@ -152,43 +178,19 @@ def _max_pool(n: int, always_indices: bool) -> Callable[..., Any]:
                 ceil_mode=ceil_mode,
                 return_indices=return_indices,
             )
-        indices = always_indices or bool(return_indices)
-        arguments = kernel_size, stride, padding, dilation, ceil_mode, indices
-        try:
-            key = dumps(arguments, 2)
-            text = texts.get(key)
-        except ValueError:  # something that marshal does not know
-            text = None
-        if text is None:
-            text = pool_spec(
-                f"max_pool{n}d_with_indices" if indices else name,
-                "max",
-                kernel_size,
-                stride=stride,
-                padding=padding,
-                dilation=dilation,
-                ceil_mode=ceil_mode,
-                axes=axes,
-                front=TORCH,
-            ).text
-            if is_exact(arguments):
-                texts.keep(key, text)
-        if type(input) is not Tensor and _check_tensor(name, input):
-            if indices:
-                return elsewhere.pool_with_indices(input, text)
-            return elsewhere.pool(input, text)
-        if indices:
-            return call(with_indices, input, text)
-        return call(values, input, text)
+        run = values_and_indices if always_indices or return_indices else values
+        return run(input, kernel_size, stride, padding, dilation, ceil_mode)
 
-    return _document(function, name, n, _MAX_DOC)
+    return _document(function, name + ("_with_indices" if always_indices else ""), n, _MAX_DOC)
 
 
 def _avg_pool(n: int) -> Callable[..., Any]:
     name = f"avg_pool{n}d"
-    values = OPS["mean"].forward["none"]
-    texts = Cache()
-    axes = tuple(range(-n, 0))
+    names = (
+        "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override",
+        "dilation",
+    )  # fmt: skip
+    values = _runner(name, "mean", n, "none", names)
 
     def function(
         input: Tensor,
@@ -214,33 +216,10 @@ def _avg_pool(n: int) -> Callable[..., Any]:
                 dilation=dilation,
                 **({} if n == 1 else {"divisor_override": divisor_override}),
             )
-        arguments = (
-            kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, dilation,
+        return values(
+            input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override,
+            dilation,
         )  # fmt: skip
-        try:
-            key = dumps(arguments, 2)
-            text = texts.get(key)
-        except ValueError:  # something that marshal does not know
-            text = None
-        if text is None:
-            text = pool_spec(
-                name,
-                "mean",
-                kernel_size,
-                stride=stride,
-                padding=padding,
-                dilation=dilation,
-                ceil_mode=ceil_mode,
-                count_include_pad=count_include_pad,
-                divisor_override=divisor_override,
-                axes=axes,
-                front=TORCH,
-            ).text
-            if is_exact(arguments):
-                texts.keep(key, text)
-        if type(input) is not Tensor and _check_tensor(name, input):
-            return elsewhere.pool(input, text)
-        return call(values, input, text)
 
     public: Callable[..., Any] = function
     if n == 1:  # PyTorch's has no divisor_override, and neither may a position stand for one

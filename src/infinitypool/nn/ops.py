@@ -206,7 +206,8 @@ def _recycled(x: Tensor, shape: tuple[int, ...], strides: tuple[int, ...], dtype
     nbytes = prod(shape) * dtype.itemsize
     if nbytes < RECYCLED_BYTES:
         return x.new_empty_strided(shape, strides, dtype=dtype)
-    return torch.frombuffer(_core.Block(nbytes), dtype=dtype).as_strided(shape, strides)
+    # In place: a view could not be changed in place by whoever receives it.
+    return torch.frombuffer(_core.Block(nbytes), dtype=dtype).as_strided_(shape, strides)
 
 
 def _forward_kernel(reducer: str, extra: str) -> Callable[[Tensor, str], Any]:
@@ -320,7 +321,7 @@ def call(overload: Callable[..., Any], x: Tensor, text: str) -> Any:
 
 
 def _autograd_kernel(operator: Operator, extra: str) -> Callable[[Tensor, str], Any]:
-    overload, other = operator.forward[extra], _FORMS[extra][2]
+    overload, other = operator.forward[extra], elsewhere.POOL[extra]
 
     def kernel(x: Tensor, text: str) -> Any:
         forward_mode = forward_ad._current_level >= 0
@@ -362,12 +363,11 @@ def _autocast_kernel(overload: Callable[..., Any]) -> Callable[[Tensor, str], An
 
 # --- registration --------------------------------------------------------------------------
 
-# What a forward operator gives beside the values: (the end of its name, its results, PyTorch's
-# way to the same).
+# What a forward operator gives beside the values: the end of its name, and its results.
 _FORMS = {
-    "none": ("", "Tensor", elsewhere.pool),
-    "plane": ("_with_indices", "(Tensor, Tensor)", elsewhere.pool_with_indices),
-    "offset": ("_with_offsets", "(Tensor, Tensor)", None),
+    "none": ("", "Tensor"),
+    "plane": ("_with_indices", "(Tensor, Tensor)"),
+    "offset": ("_with_offsets", "(Tensor, Tensor)"),
 }
 
 
@@ -386,14 +386,14 @@ def _register(library: torch.library.Library, reducer: str, name: str) -> Operat
     backward = define(f"{name}_backward", _BACKWARD, _backward_kernel(reducer))
     library.impl(f"{name}_backward", _autograd_kernel_of_backward(backward), "AutogradCPU")
     operator = Operator({}, backward)
-    for extra, (suffix, results, other) in _FORMS.items():
+    for extra, (suffix, results) in _FORMS.items():
         if extra == "none" or REDUCERS[reducer]["indices"]:
             overload = define(name + suffix, _FORWARD + results, _forward_kernel(reducer, extra))
             operator.forward[extra] = overload
             library.impl(name + suffix, _autograd_kernel(operator, extra), "AutogradCPU")
             library.impl(name + suffix, _autocast_kernel(overload), "AutocastCPU")
-            if other is not None:
-                library.impl(name + suffix, other, "CompositeImplicitAutograd")
+            if elsewhere.POOL[extra] is not None:
+                library.impl(name + suffix, elsewhere.POOL[extra], "CompositeImplicitAutograd")
     return operator
 
 
