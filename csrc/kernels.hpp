@@ -53,9 +53,10 @@ struct Kernels {
   void (*widen_offsets)(void* dst, const void* src, std::size_t src_size, Index n) = nullptr;
   void (*route)(void* acc, bool fresh, const void* grad, const void* offset, const Tap* taps, int count,
                 Index n) = nullptr;
-  // acc[column * column_step + delta[offset] + c] += grad; offsets beyond the window count as 0.
+  // acc[column * column_step + delta[offset] + c] += grad. For offsets of one and two bytes, delta has
+  // an entry for every value they can take; wider ones count as 0 beyond the window.
   void (*scatter)(void* acc, const void* grad, const void* offset, std::size_t offset_size,
-                  const Index* delta, Index window, Index columns, Index column_step, Index inner) = nullptr;
+                  const std::int32_t* delta, Index window, Index columns, Index column_step, Index inner) = nullptr;
   // dst[o * stride + p] = phases[p][o], runs of inner, for all columns of dst.
   void (*interleave)(void* dst, const void* const* phases, Index stride, Index columns, Index inner) = nullptr;
 };

@@ -60,15 +60,6 @@ template <class R, class A, class P, bool clean = false>
 struct Loops {
   static constexpr bool tracks = !std::is_same_v<P, no_place>;
 
-  static void fill(Line dst, Index n) {
-    auto* value = static_cast<A*>(dst.value);
-    for (Index i = 0; i < n; ++i) value[i] = R::template identity<A>;
-    if constexpr (tracks) {
-      auto* place = static_cast<P*>(dst.place);
-      if (place) for (Index i = 0; i < n; ++i) place[i] = kPadding<P>;
-    }
-  }
-
   template <int count>
   struct Source {
     const A* value[count];
@@ -174,6 +165,18 @@ struct Loops {
     }
   }
 };
+
+// The identity is the input type's: where it is the result, it has to fit the output.
+template <class R, class In, class A, class P>
+void fill(Line dst, Index n) {
+  const A identity = A(R::template identity<std::conditional_t<is_half<In>, float, In>>);
+  auto* value = static_cast<A*>(dst.value);
+  for (Index i = 0; i < n; ++i) value[i] = identity;
+  if constexpr (!std::is_same_v<P, no_place>) {
+    auto* place = static_cast<P*>(dst.place);
+    if (place) for (Index i = 0; i < n; ++i) place[i] = kPadding<P>;
+  }
+}
 
 template <class In, class A>
 void load_run(A* __restrict dst, const In* __restrict src, Index n, Index stride) {
@@ -341,15 +344,16 @@ void route(void* acc_, bool fresh, const void* grad_, const void* offset_, const
 }
 
 template <class A>
-void scatter(void* acc_, const void* grad_, const void* offset, std::size_t offset_size, const Index* delta,
+void scatter(void* acc_, const void* grad_, const void* offset, std::size_t offset_size, const std::int32_t* delta,
              Index window, Index columns, Index column_step, Index inner) {
-  auto* acc = static_cast<A*>(acc_);
   auto* grad = static_cast<const A*>(grad_);
   visit_offsets(offset, offset_size, [&](const auto* off) {
-    for (Index o = 0; o < columns; ++o)
+    auto* acc = static_cast<A*>(acc_);
+    for (Index o = 0; o < columns; ++o, acc += column_step, off += inner, grad += inner)
       for (Index c = 0; c < inner; ++c) {
-        const auto tap = std::uint64_t(off[o * inner + c]);
-        acc[o * column_step + delta[tap < std::uint64_t(window) ? tap : 0] + c] += grad[o * inner + c];
+        auto tap = off[c];
+        if constexpr (sizeof(tap) > 2) tap = tap < std::uint64_t(window) ? tap : 0;
+        acc[delta[tap] + c] += grad[c];
       }
   });
 }
@@ -442,7 +446,7 @@ const Kernels* kernels() {
     k.out = dtype_of<Out>();
     k.direct_load = std::is_same_v<A, In>;
     k.direct_finish = std::is_same_v<A, Out>;
-    k.fill = L::fill;
+    k.fill = fill<R, std::conditional_t<std::is_same_v<In, bool_t>, bool, In>, A, P>;
     k.load = load<In, A>;
     k.merge[0] = L::merge;
     k.merge_strided[0] = L::merge_strided;

@@ -92,6 +92,7 @@ std::vector<Task> split(const Layout& layout, Index axis_size, Index axis_halo, 
                         Index inner_block, int threads) {
   const Index units = layout.outer_count();
   const Index inner = layout.inner.size;
+  if (units == 0 || inner == 0) return {};
   const Index blocks = (inner + inner_block - 1) / inner_block;
   Index bands = 1;
   if (units * blocks < 4 * threads && threads > 1) {

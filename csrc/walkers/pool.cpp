@@ -73,34 +73,33 @@ Pool::Pool(const PoolArguments& a) {
   place_out_size_ = a.places == Places::plane ? 8 : offset_size(a);
   divides_ = info.divides;
   truncate_ = a.truncate;
-  plan(a, a.shape, a.in_strides, a.out_strides, variant);
+  plan(a, a.shape, a.in_strides, a.out_strides, variant, false);
 }
 
 Pool Pool::spread(const PoolArguments& a) {
   Pool p;
   p.divides_ = p.divides_on_load_ = reducers()[reducer_from(a.reducer)].divides;
-  const auto forward = axes_of(a);
+  p.axes_ = axes_of(a);
   Shape shape = a.shape;
-  for (std::size_t i = 0; i < forward.size(); ++i) {
-    shape[a.axes[i]] = forward[i].out;
-    p.axes_.push_back(transpose(forward[i], i + 1 == forward.size()));
-  }
-  p.plan(a, shape, a.out_strides, a.in_strides, Variant::values);
+  for (std::size_t i = 0; i < p.axes_.size(); ++i) shape[a.axes[i]] = p.axes_[i].out;
+  p.plan(a, shape, a.out_strides, a.in_strides, Variant::values, true);
   return p;
 }
 
 // `shape` is the shape of what is read, `from` and `to` are the strides of both sides.
-void Pool::plan(const PoolArguments& a, const Shape& shape, const Shape& from, const Shape& to, Variant variant) {
+void Pool::plan(const PoolArguments& a, const Shape& shape, const Shape& from, const Shape& to, Variant variant,
+                bool transposed) {
   const int reducer = reducer_from(a.reducer);
   const bool overlapping = reducers()[reducer].idempotent;
   isa_ = &isa();
   kernels_ = isa_->find(reducer, a.dtype, variant);
   if (!kernels_) throw std::invalid_argument(a.reducer + " is not defined for " + name_of(a.dtype));
   divisor_ = static_cast<double>(a.divisor_override);
-  layout_ = layout_of(shape, {from, to, to}, a.axes, divides_on_load_ ? 1 : 0);
+  layout_ = layout_of(shape, {from, to, to}, a.axes, transposed ? 1 : 0);
 
   if (layout_.line_axis_added) axes_.push_back(Axis{});
   for (std::size_t i = 0; i < axes_.size(); ++i) {
+    if (transposed) axes_[i] = transpose(axes_[i], i + 1 == axes_.size());
     axes_[i].in_stride = layout_.axes[i][0];
     axes_[i].out_stride = layout_.axes[i][1];
     if (axes_[i].chain.empty() && axes_[i].table.empty()) prepare(axes_[i], overlapping);
@@ -126,7 +125,7 @@ void Pool::plan(const PoolArguments& a, const Shape& shape, const Shape& from, c
   }
   flat_out_ = flat_out_ && inner_block_ == inner.size;
   for (const Axis& axis : axes_) outputs *= axis.out, inputs *= axis.in;
-  elements_ = outputs + inputs;
+  elements_ = outputs ? outputs + inputs : 0;
   int merges = 0;  // per input
   for (const Axis& axis : axes_)
     for (const Step& step : axis.chain) merges += step.count - 1;
@@ -197,7 +196,9 @@ class PoolWorker {
       state.block = 1;
       Index held = 1;  // positions that one block reads
       if (axis.regular()) {
-        state.block = std::clamp<Index>(block / std::max<Index>(1, item), 1, std::max<Index>(1, axis.out));
+        // Lines between far windows are not worth pooling.
+        if (axis.stride <= 2 * axis.span())
+          state.block = std::clamp<Index>(block / std::max<Index>(1, item), 1, std::max<Index>(1, axis.out));
         held = (state.block - 1) * axis.stride + axis.span();
       } else {
         for (std::size_t o = 0; o < axis.table.size(); ++o)
@@ -225,16 +226,20 @@ class PoolWorker {
         raw *= lines_;
       }
     } else {
-      columns_ = std::max<Index>(line.out, 1);
-      raw = line.in * inner;
+      Index longest = 1;
+      for (const Window& w : line.table) longest = std::max(longest, w.count);
+      columns_ = std::clamp<Index>(elements(kStripBytes) / inner, 1, longest);
+      raw = columns_ * inner;
     }
     raw_ = s.take(raw, v);
     if (q) {
       place_run_ = s.take(raw, q);
       place_edge_ = s.take(raw, q);
       if (place_run_) fill_places(place_run_, 0, raw / inner, 1, false);
+      if (place_edge_) std::memset(place_edge_, 0, static_cast<std::size_t>(raw) * q);
     }
     levels_.resize(line.regular() ? line.chain.size() : 1);
+    if (!line.regular()) levels_[0] = s.line(inner, v, q);
     for (std::size_t i = 1; i < levels_.size(); ++i) levels_[i] = s.line(raw, v, q);
     chunk_ = std::max(elements(kPieceBytes), inner);
     result_ = s.line(chunk_, v, q);
@@ -416,16 +421,17 @@ class PoolWorker {
     }
   }
 
-  Runs runs(Index columns) const {
-    const Dim& inner = p_.layout_.inner;
-    return {columns, last().in == 1 ? inner_ : last().in_stride, inner_, inner.stride[0]};
-  }
-
-  void load(void* dst, Index pitch, const char* src, Index first, Index columns) {
+  // Inputs first, first + step, ... of a line.
+  void load(void* dst, Index pitch, const char* src, Index first, Index columns, Index step = 1) {
     if (columns <= 0) return;
     src = advance(src, first * last().in_stride, k_.in_size);
-    if (p_.divides_on_load_) k_.load_divided(dst, pitch, src, runs(columns), divisor(first));
-    else k_.load(dst, pitch, src, runs(columns));
+    const Runs runs{columns, last().in == 1 ? inner_ : step * last().in_stride, inner_, p_.layout_.inner.stride[0]};
+    if (!p_.divides_on_load_) return k_.load(dst, pitch, src, runs);
+    Divisor by = divisor(first);
+    if (step == 1 || !by.column) return k_.load_divided(dst, pitch, src, runs, by);
+    for (Index c = 0; c < columns; ++c, by.column += step)  // the columns' counts lie apart as well
+      k_.load_divided(advance(dst, c * pitch, k_.acc_size), pitch, advance(src, c * runs.pitch, k_.in_size),
+                      {1, runs.pitch, runs.inner, runs.inner_stride}, by);
   }
 
   // n outputs from `first` on, of `rows` lines at once that lie row_stride apart. Many lines at a time
@@ -525,16 +531,32 @@ class PoolWorker {
 
   void listed_line(const char* src, Line dst, Index first, Index end) {
     const Axis& axis = last();
-    load(raw_, inner_, src, 0, axis.in);
-    for (Index o = first; o < end; ++o) {
+    for (Index o = first; o < end; ++o, dst = advance(dst, inner_, k_)) {
       const Window& w = axis.table[o];
-      Term t;
-      set(t, raw_, place_run_, w.first * inner_, k_);
-      const bool offsets = p_.places_ == Places::offset;
-      t.shift = offsets ? static_cast<std::uint64_t>(w.tap) * axis.tap_place : line_place();
-      if (w.count > 0) k_.fold(dst, t, w.count, axis.table_step * inner_, inner_, offsets ? axis.tap_place : 0);
-      else k_.fill(dst, inner_);
-      dst = advance(dst, inner_, k_);
+      if (w.count == 0) k_.fill(dst, inner_);
+      for (Index done = 0; done < w.count; done += columns_) {
+        const Index n = std::min(columns_, w.count - done);
+        const Index input = w.first + done * axis.table_step;
+        load(raw_, inner_, src, input, n, axis.table_step);
+        Term taps[2];
+        set(taps[1], raw_, place_edge_, 0, k_);
+        std::uint64_t step = axis.tap_place;
+        if (p_.places_ == Places::offset) {
+          taps[1].shift = static_cast<std::uint64_t>(w.tap + done) * axis.tap_place;
+        } else {
+          taps[1].shift = line_place() + static_cast<std::uint64_t>(input) * axis.input_place;
+          step = static_cast<std::uint64_t>(axis.table_step) * axis.input_place;
+        }
+        const Line piece = done ? levels_[0] : dst;
+        k_.fold(piece, taps[1], n, inner_, inner_, step);
+        if (done) {  // after what there is
+          set(taps[0], dst.value, dst.place, 0, k_);
+          set(taps[1], piece.value, piece.place, 0, k_);
+          k_.merge[0](result_, taps, 2, inner_);
+          set(taps[0], result_.value, result_.place, 0, k_);
+          k_.merge[0](dst, taps, 1, inner_);
+        }
+      }
     }
   }
 
@@ -699,6 +721,7 @@ class PoolWorker {
 
 void Pool::run(const void* in, void* out, void* places) const {
   const Axis& first = axes_.front();
+  if (elements_ == 0) return;
   const int threads = elements_ < kParallelElements ? 1 : thread_count();
   const Index halo = axes_.size() == 1 ? kInnerBlock / 2 : (first.regular() ? first.span() / std::max<Index>(first.stride, 1) : 1);
   const auto tasks = split(layout_, first.out, halo, first.out, inner_block_, threads);

@@ -39,7 +39,8 @@ class Pool {
  private:
   friend class PoolWorker;
   Pool() = default;
-  void plan(const PoolArguments& a, const Shape& shape, const Shape& from, const Shape& to, Variant variant);
+  void plan(const PoolArguments& a, const Shape& shape, const Shape& from, const Shape& to, Variant variant,
+            bool transposed);
 
   std::vector<Axis> axes_;
   Layout layout_;

@@ -13,7 +13,8 @@ namespace {
 
 // Windows up to this size compare every tap with a line of offsets; beyond, each output looks its
 // winner up. Both add in the order of the outputs, so the choice does not change a bit.
-constexpr Index kCompareWindow = 64;
+constexpr Index kCompareWindow = 16;
+constexpr Index kColumns = 2048;  // of a line compared at a time
 constexpr Index kBandBytes = Index(512) << 10;  // of accumulators, to stay in the second cache
 constexpr Index kInnerBlock = 4096;
 constexpr Index kNowhere = std::numeric_limits<Index>::min();
@@ -43,7 +44,7 @@ Route::Route(const PoolArguments& a) {
     inputs *= axis.in;
     readers_.push_back(readers_of(axis));
   }
-  elements_ = inputs + outputs;
+  elements_ = inputs ? inputs + outputs : 0;
   stream_ = static_cast<std::size_t>(inputs) * kernels_->out_size >= kStreamBytes;
   inner_block_ = layout_.line_axis_added ? std::min(layout_.inner.size, kInnerBlock) : layout_.inner.size;
   compares_ = window_ <= kCompareWindow && axes_.back().stride <= kCompareWindow;
@@ -56,11 +57,13 @@ Route::Route(const PoolArguments& a) {
   const Index row_bytes = std::max<Index>(1, row_ * static_cast<Index>(kernels_->acc_size));
   band_ = std::max(kBandBytes / row_bytes, 2 * axes_.front().span());
 
-  delta_.resize(window_);
+  if (axes_.front().span() > std::numeric_limits<std::int32_t>::max() / row_) throw std::bad_alloc();
+  // An entry for every offset that one or two bytes can hold: no check is needed then.
+  delta_.assign(offset_size_ == 1 ? 256 : offset_size_ == 2 ? 65536 : window_, 0);
   for (Index w = 0; w < window_; ++w) {
     Index left = w, step = inner_block_;
     for (std::size_t a = axes_.size(); a-- > 0;) {
-      delta_[w] += left % axes_[a].kernel * axes_[a].dilation * step;
+      delta_[w] += static_cast<std::int32_t>(left % axes_[a].kernel * axes_[a].dilation * step);
       left /= axes_[a].kernel;
       step *= axes_[a].padded();
     }
@@ -118,6 +121,7 @@ class RouteWorker {
       zeros_ = s.take(std::max(phase_, line.in * inner), v);
       spare_ = s.take(columns, r_.offset_size_);
       phases_.resize(line.stride);
+      has_taps_.resize(line.stride);
     } else {
       band_ = s.take((std::min(r_.band_, axis(0).in) + 2 * axis(0).span()) * r_.row_, v);
       lines_ = s.take(columns, v);
@@ -144,14 +148,16 @@ class RouteWorker {
   void load_grad(void* dst) {
     const Dim& inner = r_.layout_.inner;
     const Index pitch = last().out == 1 ? inner_ : stride(n_ - 1, kGrad);
-    k_.load(dst, inner_, advance(grad_, line_at(kGrad, output_), k_.in_size),
-            {last().out, pitch, inner_, inner_ == 1 ? 1 : inner.stride[kGrad]});
+    const char* src = advance(grad_, line_at(kGrad, output_), k_.in_size);
+    ahead_grad_.consumed(src + last().out * inner_ * static_cast<Index>(k_.in_size));
+    k_.load(dst, inner_, src, {last().out, pitch, inner_, inner_ == 1 ? 1 : inner.stride[kGrad]});
   }
 
   // The offsets' line at output_: where it lies, or gathered into spare.
   const void* offsets_line(void* spare) {
     const std::size_t size = r_.offset_size_;
     const char* src = advance(offsets_, line_at(kOffsets, output_), size);
+    ahead_offsets_.consumed(src + last().out * inner_ * static_cast<Index>(size));
     if (contiguous(kOffsets, last().out)) return src;
     char* dst = static_cast<char*>(spare);
     for (Index c = 0; c < last().out; ++c)
@@ -195,10 +201,13 @@ class RouteWorker {
   void compare(Index first, Index end) {
     const Axis& line = last();
     each_line(input_, &Axis::in, first, end, [&] {
-      fresh_.assign(phases_.size(), true);
+      readers_.clear();
       gather(0, 0);
+      // All lines that read this one, a piece of columns at a time: its sums stay in the first cache.
+      const Index columns = line.out * inner_ + guard_;
+      for (Index c = 0; c < columns; c += kColumns) add(c, std::min(kColumns, columns - c));
       for (Index p = 0; p < line.stride; ++p)
-        phases_[p] = fresh_[p] ? zeros_ : advance(sums_, p * phase_, k_.acc_size);
+        phases_[p] = !readers_.empty() && has_taps_[p] ? advance(sums_, p * phase_, k_.acc_size) : zeros_;
       if (line.stride > 1) {
         k_.interleave(woven_, phases_.data(), line.stride, std::min(line.padded(), line.in + line.before), inner_);
         emit_padded(woven_);
@@ -208,9 +217,9 @@ class RouteWorker {
     });
   }
 
-  // Adds every output line that reads the input line at input_, axis by axis.
+  // Collects every output line that reads the input line at input_, axis by axis.
   void gather(int a, std::uint64_t place) {
-    if (a == n_ - 1) return add(place);
+    if (a == n_ - 1) return collect(place);
     const Readers& readers = r_.readers_[a];
     const Window& w = readers.table[input_[a]];
     for (Index j = 0; j < w.count; ++j) {
@@ -219,45 +228,55 @@ class RouteWorker {
     }
   }
 
-  void add(std::uint64_t place) {
-    const Axis& line = last();
+  void collect(std::uint64_t place) {
     Index slot = 0, id = 0;
     for (int a = 0; a < n_ - 1; ++a) {
       slot = slot * (masks_[a] + 1) + (output_[a] & masks_[a]);
       id = id * axis(a).out + output_[a];
     }
-    char* grad = advance(lines_, slot * slot_, k_.acc_size);
-    char* offsets = advance(wide_, slot * slot_, k_.acc_size);
+    char* grad = advance(lines_, slot * slot_ + guard_, k_.acc_size);
+    char* offsets = advance(wide_, slot * slot_ + guard_, k_.acc_size);
     if (held_[slot] != id) {
       // Zero gradients around the line let every tap run over the whole of it.
+      const Index columns = last().out * inner_;
       const std::size_t edge = static_cast<std::size_t>(guard_) * k_.acc_size;
-      const Index columns = line.out * inner_;
-      std::memset(grad, 0, edge);
-      std::memset(advance(grad, guard_ + columns, k_.acc_size), 0, edge);
-      load_grad(advance(grad, guard_, k_.acc_size));
-      const void* src = offsets_line(spare_);
-      k_.widen_offsets(advance(offsets, guard_, k_.acc_size), src, r_.offset_size_, columns);
+      std::memset(grad - edge, 0, edge);
+      std::memset(advance(grad, columns, k_.acc_size), 0, edge);
+      load_grad(grad);
+      k_.widen_offsets(offsets, offsets_line(spare_), r_.offset_size_, columns);
       held_[slot] = id;
     }
-    grad = advance(grad, guard_, k_.acc_size);
-    offsets = advance(offsets, guard_, k_.acc_size);
-    const Index columns = line.out * inner_ + (line.span() - 1) / line.stride * inner_;
+    readers_.push_back({grad, offsets, place});
+  }
+
+  // Adds columns [first, first + n) of every collected line to the sums.
+  void add(Index first, Index n) {
+    const Axis& line = last();
+    const Index bytes = n / static_cast<Index>(readers_.size() + 1) + 64;
     for (Index p = 0; p < std::min(line.stride, line.span()); ++p) {
-      Tap taps[3];
-      int count = 0;
-      void* sums = advance(sums_, p * phase_, k_.acc_size);
-      const auto flush = [&] {
-        if (!count) return;
-        k_.route(sums, fresh_[p], grad, offsets, taps, count, columns);
-        fresh_[p] = false;
-        count = 0;
-      };
-      for (Index t = line.kernel; t-- > 0;) {  // falling taps are rising outputs
-        if (t * line.dilation % line.stride != p) continue;
-        taps[count++] = {t * line.dilation / line.stride * inner_, place + static_cast<std::uint64_t>(t) * line.tap_place};
-        if (count == 3) flush();
+      void* sums = advance(sums_, p * phase_ + first, k_.acc_size);
+      bool fresh = true;
+      for (const Reader& reader : readers_) {
+        ahead_grad_.ask(bytes * static_cast<Index>(k_.in_size));
+        ahead_offsets_.ask(bytes * static_cast<Index>(r_.offset_size_));
+        Tap taps[3];
+        int count = 0;
+        const auto flush = [&] {
+          if (!count) return;
+          k_.route(sums, fresh, advance(reader.grad, first, k_.acc_size), advance(reader.offsets, first, k_.acc_size),
+                   taps, count, n);
+          fresh = false;
+          count = 0;
+        };
+        for (Index t = line.kernel; t-- > 0;) {  // falling taps are rising outputs
+          if (t * line.dilation % line.stride != p) continue;
+          taps[count].back = t * line.dilation / line.stride * inner_;
+          taps[count++].place = reader.place + static_cast<std::uint64_t>(t) * line.tap_place;
+          if (count == 3) flush();
+        }
+        flush();
       }
-      flush();
+      has_taps_[p] = !fresh;
     }
   }
 
@@ -280,6 +299,8 @@ class RouteWorker {
       }
       where += (top.start(output_[0]) - origin) * r_.row_;
       load_grad(lines_);
+      ahead_grad_.ask(last().out * inner_ * static_cast<Index>(k_.in_size));
+      ahead_offsets_.ask(last().out * inner_ * static_cast<Index>(r_.offset_size_));
       k_.scatter(advance(band_, where, k_.acc_size), lines_, offsets_line(spare_), r_.offset_size_, r_.delta_.data(),
                  r_.window_, last().out, last().stride * inner_, inner_);
     });
@@ -312,7 +333,10 @@ class RouteWorker {
   Index guard_ = 0, slot_ = 0, phase_ = 0;
   void *lines_ = nullptr, *wide_ = nullptr, *sums_ = nullptr, *woven_ = nullptr, *zeros_ = nullptr;
   std::vector<const void*> phases_;
-  std::vector<char> fresh_;
+  std::vector<char> has_taps_;
+  struct Reader { const char* grad; const char* offsets; std::uint64_t place; };
+  std::vector<Reader> readers_;
+  ReadAhead ahead_grad_, ahead_offsets_;
 
   // look up: a band of inputs with the padding around
   void* band_ = nullptr;
@@ -323,6 +347,7 @@ class RouteWorker {
 };
 
 void Route::run(const void* grad, const void* offsets, void* grad_in) const {
+  if (elements_ == 0) return;
   const int threads = elements_ < kParallelElements ? 1 : thread_count();
   const auto tasks =
       split(layout_, axes_.front().in, axes_.front().span(), compares_ ? axes_.front().in : band_, inner_block_, threads);

@@ -21,7 +21,7 @@ class Route {
   bool compares_, stream_;
   Index window_, elements_, inner_block_;
   Index row_ = 0, band_ = 0;   // look-up: accumulators of a row, rows of a band
-  std::vector<Index> delta_;   // look-up: where each tap lies from its window's start
+  std::vector<std::int32_t> delta_;   // look-up: where each tap lies from its window's start
 };
 
 }  // namespace infinitypool

@@ -9,6 +9,9 @@ namespace {
 Index ceil_div(Index a, Index b) { return a >= 0 ? (a + b - 1) / b : -(-a / b); }
 Index floor_div(Index a, Index b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
 
+// Windows that reach further are not held in memory from end to end if their taps are few.
+constexpr Index kLongSpan = Index(1) << 16;
+
 int passes(Index kernel) {  // with three parts a step
   int n = 0;
   for (Index width = 1; width < kernel; width *= 3) ++n;
@@ -94,7 +97,9 @@ void list(Axis& axis, std::vector<Window> table, Index step) {
 }
 
 void prepare(Axis& axis, bool overlapping) {
-  if (axis.spacing == 1 && axis.span() > 2 * axis.in + 64) {
+  const bool outside = axis.span() > 2 * axis.in + 64;
+  const bool scattered = axis.dilation > 64 && axis.span() > kLongSpan;
+  if (axis.spacing == 1 && (outside || scattered)) {
     std::vector<Window> table(axis.out);
     for (Index o = 0; o < axis.out; ++o) table[o] = axis.valid(o);
     list(axis, std::move(table), axis.dilation);

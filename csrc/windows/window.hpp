@@ -56,7 +56,7 @@ void count_elements(Axis& axis, bool include_padding);
 // Lists the windows instead of building them.
 void list(Axis& axis, std::vector<Window> table, Index step);
 
-// Windows so long that most of each lies outside are cheaper to list than to build.
+// Windows that lie mostly outside, or whose taps lie far apart, are cheaper to list than to build.
 void prepare(Axis& axis, bool overlapping);
 
 // For every input, the outputs that read it: o = first, first + step, ... with taps that fall by

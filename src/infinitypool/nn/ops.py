@@ -276,14 +276,15 @@ class _Differentiable(torch.autograd.Function):
         ctx: Any, x: Tensor, text: str, operator: Operator, extra: str
     ) -> Tensor | tuple[Tensor, Tensor]:
         ctx.operator, ctx.text, ctx.size, ctx.stride = operator, text, x.shape, x.stride()
-        if "offset" not in operator.forward:
-            return operator.forward[extra](x, text)
-        values, second = operator.forward["offset"](x, text)
-        ctx.save_for_backward(second)
-        if extra == "none":
-            return values
-        if extra != "offset":
-            second = operator.forward[extra](x, text)[1]
+        with _below_autograd():
+            if "offset" not in operator.forward:
+                return operator.forward[extra](x, text)
+            values, second = operator.forward["offset"](x, text)
+            ctx.save_for_backward(second)
+            if extra == "none":
+                return values
+            if extra != "offset":
+                second = operator.forward[extra](x, text)[1]
         ctx.mark_non_differentiable(second)
         return values, second
 
