@@ -200,11 +200,29 @@ void load(void* dst_, Index dst_pitch, const void* src_, Runs r) {
 
 template <class In, class A>
 void load_divided(void* dst_, Index dst_pitch, const void* src_, Runs r, Divisor by) {
-  load<In, A>(dst_, dst_pitch, src_, r);
   auto* dst = static_cast<A*>(dst_);
-  for (Index o = 0; o < r.columns; ++o) {
-    const A d = A(by.column ? by.column[o] * by.scale : by.scale);
-    for (Index i = 0; i < r.inner; ++i) dst[o * dst_pitch + i] /= d;
+  auto* src = static_cast<const In*>(src_);
+  if (r.inner > 1) {
+    for (Index o = 0; o < r.columns; ++o, dst += dst_pitch, src += r.pitch) {
+      load_run(dst, src, r.inner, r.inner_stride);
+      const A d = A(by.column ? by.column[o] * by.scale : by.scale);
+      for (Index i = 0; i < r.inner; ++i) dst[i] /= d;
+    }
+    return;
+  }
+  A part[256];  // divided in vectors, then spread
+  for (Index o = 0; o < r.columns; o += 256) {
+    const Index n = r.columns - o < 256 ? r.columns - o : 256;
+    load_run(part, src + o * r.pitch, n, r.pitch);
+    if (by.column) {
+      for (Index i = 0; i < n; ++i) part[i] /= A(by.column[o + i] * by.scale);
+    } else {
+      const A d = A(by.scale);
+      for (Index i = 0; i < n; ++i) part[i] /= d;
+    }
+    if (dst_pitch == 1) std::memcpy(dst + o, part, n * sizeof(A));
+    else if (dst_pitch == 2) for (Index i = 0; i < n; ++i) dst[2 * (o + i)] = part[i];
+    else for (Index i = 0; i < n; ++i) dst[(o + i) * dst_pitch] = part[i];
   }
 }
 

@@ -219,7 +219,8 @@ class PoolWorker {
     if (line.regular()) {
       const Index halo = line.span();
       columns_ = std::max<Index>(1, (std::max(elements(kStripBytes) / inner, 2 * halo) - halo) / line.stride + 1);
-      if (!p_.flat_lines_) columns_ = std::min(columns_, std::max<Index>(line.out, 1));
+      const Index lines = p_.flat_lines_ ? p_.axes_[n_ - 2].in : 1;
+      columns_ = std::min(columns_, std::max<Index>(line.out * lines, 1));
       raw = ((columns_ - 1) * line.stride + halo) * inner;
       if (n_ > 1 && columns_ >= line.out && !p_.flat_lines_ && !(p_.raw_lines_ && !line.may_clip())) {
         lines_ = std::clamp<Index>(elements(kSheetBytes) / std::max<Index>(1, raw), 1, 16);
