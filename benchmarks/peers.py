@@ -128,9 +128,8 @@ def _pytorch(case: Case, data: Data) -> Contender:
 
 
 def _torch_compile(case: Case, data: Data) -> Contender:
-    from torch.nn import functional
-
     import torch
+    from torch.nn import functional
 
     _only(case.measure == "forward" and case.dims == 2, "measured for 2-D forward")
     pool = getattr(functional, f"{case.op}_pool2d")

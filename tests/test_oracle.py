@@ -7,11 +7,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
 import torch.nn.functional as F
 from numpy.lib.stride_tricks import sliding_window_view
 
 import oracle
-import torch
 
 
 def test_values_known_by_heart():

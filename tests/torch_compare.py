@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
+import torch
 import torch.nn.functional as F
 
 import infinitypool.nn.functional as IF
-import torch
 
 NAMES = (
     "max_pool1d",

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+import infinitypool as ip
 from benchmarks.cases import CASES, LAYOUTS, WINDOWS, Bar, Case
 from benchmarks.peers import disagreement
 from benchmarks.report import Row, judge
-
-import infinitypool as ip
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH = (8, 64, 224, 224)

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
 
 import infinitypool as ip
 import oracle
-import torch
 from strategies import DTYPES, OPS, numbers
 
 FUNCTIONS = {"max": ip.max_pool, "min": ip.min_pool, "mean": ip.avg_pool, "sum": ip.sum_pool}

@@ -4,7 +4,6 @@ core.  Threads have tests of their own, so the comparisons here run on one."""
 from __future__ import annotations
 
 import pytest
-
 import torch
 
 

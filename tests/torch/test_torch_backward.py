@@ -6,6 +6,7 @@ import gc
 
 import numpy as np
 import pytest
+import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,6 @@ from torch.multiprocessing.reductions import StorageWeakRef
 import infinitypool.nn as inn
 import infinitypool.nn.functional as IF
 import oracle
-import torch
 from torch_compare import FORMATS, OURS, THEIRS, same_bits
 
 SIZES = (6, 5, 4)

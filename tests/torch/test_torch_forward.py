@@ -7,13 +7,13 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
 import infinitypool.nn.functional as IF
 import oracle
-import torch
 from torch_compare import FORMATS, OURS, THEIRS, close_averages, same_bits, terms_of
 
 nan, inf = float("nan"), float("inf")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 
 import pytest
+import torch
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.common_modules import module_db
 
 import infinitypool.nn as inn
-import torch
 from torch_compare import OURS, call_text, close_averages, outcome, same_bits, terms_of
 
 POOLS = {

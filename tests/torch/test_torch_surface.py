@@ -10,10 +10,10 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+import torch
 import torch.nn.functional as F
 
 import infinitypool.nn as inn
-import torch
 from torch_compare import OURS, THEIRS, call_text, outcome, same_bits
 
 pytestmark = pytest.mark.once
