@@ -19,6 +19,7 @@ inline constexpr int kVariants = 4;
 struct Divisor {
   const double* column = nullptr;  // counts are exact in a double up to 2^53
   double scale = 1;
+  bool few = false;       // at most 4096 elements are divided by their own count
   bool truncate = false;  // integers: toward zero instead of to nearest, ties to even
 };
 
@@ -33,7 +34,7 @@ struct Kernels {
   bool direct_load = false;    // accumulators and inputs have the same representation
   bool direct_finish = false;  // accumulators and outputs have the same representation
 
-  void (*fill)(Line dst, Index n) = nullptr;  // the reducer's identity; places, if given, as padding
+  void (*fill)(Line dst, Index n) = nullptr;  // the reducer's identity; places, if given, as 0
   // dst: columns at dst_pitch, inner elements contiguous.
   void (*load)(void* dst, Index dst_pitch, const void* src, Runs runs) = nullptr;
   void (*load_divided)(void* dst, Index dst_pitch, const void* src, Runs runs, Divisor by) = nullptr;
@@ -46,8 +47,11 @@ struct Kernels {
   // dst[c] = src[c], src[pitch + c], ... merged in order; a tap's place grows by place_step.
   void (*fold)(Line dst, Term src, Index count, Index pitch, Index inner, std::uint64_t place_step) = nullptr;
   void (*finish)(void* dst, const void* src, Index columns, Index inner, const Divisor* by) = nullptr;
-  bool (*any_padding)(const void* place, Index n) = nullptr;
-  void (*narrow_places)(void* dst, std::size_t dst_size, const void* place, Index n) = nullptr;
+  // Which elements equal the identity: the first from `at` on, n if there is none.
+  Index (*find_identity)(const void* value, Index at, Index n) = nullptr;
+  // dst[i] = place[i] + base + column * step, in dst_size bytes.
+  void (*store_places)(void* dst, std::size_t dst_size, const void* place, Index columns, Index inner, Index base,
+                       Index step) = nullptr;
   // Gradient to the winner, in offsets as wide as the accumulator: acc[i] (from 0 if fresh) plus, tap
   // by tap, grad[i - back] where offset[i - back] is that tap. At most three taps.
   void (*widen_offsets)(void* dst, const void* src, std::size_t src_size, Index n) = nullptr;

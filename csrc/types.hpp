@@ -41,12 +41,8 @@ struct Line {
 struct Term {
   const void* value;
   const void* place;
-  std::uint64_t shift;  // added to every place that this term contributes
+  std::uint64_t shift;  // added to every place that this term contributes; without places, the place itself
 };
-
-// The top bit of a place marks padding; sums of places never reach it otherwise.
-template <class P>
-inline constexpr P kPadding = P(1) << (8 * sizeof(P) - 1);
 
 // A rectangle of elements in memory: `columns` runs of `inner` elements.
 struct Runs {

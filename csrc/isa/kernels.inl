@@ -76,32 +76,35 @@ struct Loops {
     void advance(Index n) {
       for (int j = 0; j < count; ++j) {
         value[j] += n;
-        if constexpr (tracks) place[j] += n;
+        if constexpr (tracks) place[j] = place[j] ? place[j] + n : nullptr;
       }
     }
   };
 
   // The usual strides are constants: compilers only vectorise those. 0 stands for any other.
-  template <int fixed, int count>
+  // Inputs are `fresh`: they have no places yet, and contribute their shift alone.
+  template <int fixed, int count, bool fresh = false>
   static void merge_run(A* __restrict value, P* __restrict place, const Source<count>& from, Index n, Index stride = fixed) {
     const Index s = fixed ? fixed : stride;
+    if constexpr (tracks && !fresh)
+      if (!from.place[0]) return merge_run<fixed, count, true>(value, place, from, n, stride);
     const A *a = from.value[0], *b = from.value[count > 1 ? 1 : 0], *c = from.value[count > 2 ? 2 : 0];
     if constexpr (tracks) {
       const P *pa = from.place[0], *pb = from.place[count > 1 ? 1 : 0], *pc = from.place[count > 2 ? 2 : 0];
       const P sa = from.shift[0], sb = from.shift[count > 1 ? 1 : 0], sc = from.shift[count > 2 ? 2 : 0];
       for (Index i = 0; i < n; ++i) {
         A v = a[i * s];
-        P p = pa[i * s] + sa;
+        P p = fresh ? sa : pa[i * s] + sa;
         if constexpr (count > 1) {
           const A w = b[i * s];
-          const P q = pb[i * s] + sb;
+          const P q = fresh ? sb : pb[i * s] + sb;
           const bool take = R::template replaces<clean>(v, w);
           v = take ? w : v;
           p = take ? q : p;
         }
         if constexpr (count > 2) {
           const A w = c[i * s];
-          const P q = pc[i * s] + sc;
+          const P q = fresh ? sc : pc[i * s] + sc;
           const bool take = R::template replaces<clean>(v, w);
           v = take ? w : v;
           p = take ? q : p;
@@ -156,7 +159,7 @@ struct Loops {
         if constexpr (tracks) {
           if (R::template replaces<clean>(value[i], v)) {
             value[i] = v;
-            place[i] = from.place[0][i] + from.shift[0];
+            place[i] = (from.place[0] ? from.place[0][i] : P(0)) + from.shift[0];
           }
         } else {
           value[i] = merged<R, clean>(value[i], v);
@@ -174,7 +177,7 @@ void fill(Line dst, Index n) {
   for (Index i = 0; i < n; ++i) value[i] = identity;
   if constexpr (!std::is_same_v<P, no_place>) {
     auto* place = static_cast<P*>(dst.place);
-    if (place) for (Index i = 0; i < n; ++i) place[i] = kPadding<P>;
+    if (place) for (Index i = 0; i < n; ++i) place[i] = 0;
   }
 }
 
@@ -252,7 +255,20 @@ inline Out quotient(A sum, double divisor, bool truncate) {
 }
 
 template <class A, class Out>
-void divide_run(Out* __restrict dst, const A* __restrict src, Index n, double divisor, bool truncate) {
+void divide_run(Out* __restrict dst, const A* __restrict src, Index n, double divisor, bool few, bool truncate) {
+  if constexpr (sizeof(A) == 4 && sizeof(Out) == 1) {
+    if (few && divisor > 0) {
+      // Sums below 2^20 are exact in a float, and so far from a tie that its quotient is good enough.
+      constexpr float shift = 0x1.8p23f;
+      const float d = float(divisor);
+      for (Index i = 0; i < n; ++i) {
+        const float q = float(src[i]) / d;
+        const float nearest = (q + shift) - shift;
+        dst[i] = Out(std::int32_t(truncate ? q : nearest));
+      }
+      return;
+    }
+  }
   if constexpr (is_half<Out>) {
     A part[256];
     for (Index i = 0; i < n; i += 256) {
@@ -271,14 +287,14 @@ void finish(void* dst_, const void* src_, Index columns, Index inner, const Divi
   auto* __restrict src = static_cast<const A*>(src_);
   if (!by) return convert_run(dst, src, columns * inner);
   if constexpr (!std::is_same_v<Out, bool_t>) {
-    if (!by->column) return divide_run(dst, src, columns * inner, by->scale, by->truncate);
+    if (!by->column) return divide_run(dst, src, columns * inner, by->scale, by->few, by->truncate);
     if (inner == 1) {
       for (Index o = 0; o < columns; ++o)
         dst[o] = quotient<Out>(src[o], by->column[o] * by->scale, by->truncate);
       return;
     }
     for (Index o = 0; o < columns; ++o)
-      divide_run(dst + o * inner, src + o * inner, inner, by->column[o] * by->scale, by->truncate);
+      divide_run(dst + o * inner, src + o * inner, inner, by->column[o] * by->scale, by->few, by->truncate);
   }
 }
 
@@ -296,20 +312,34 @@ bool any_nan(const void* run, Index n) {
   return largest > infinity + infinity;
 }
 
-template <class P>
-bool any_padding(const void* place, Index n) {
-  auto* p = static_cast<const P*>(place);
-  P all = 0;
-  for (Index i = 0; i < n; ++i) all |= p[i];
-  return all & kPadding<P>;
+template <class R, class In, class A>
+Index find_identity(const void* value, Index at, Index n) {
+  const A identity = A(R::template identity<std::conditional_t<is_half<In>, float, In>>);
+  auto* x = static_cast<const A*>(value);
+  for (; at < n; at += 64) {  // a block at a time, in vectors
+    const Index m = n - at < 64 ? n - at : 64;
+    int any = 0;
+    for (Index i = 0; i < m; ++i) any |= x[at + i] == identity;
+    if (any) break;
+  }
+  while (at < n && x[at] != identity) ++at;
+  return at < n ? at : n;
 }
 
 template <class P>
-void narrow_places(void* dst, std::size_t size, const void* place, Index n) {
-  // Sign-extended: all ones stand for "no winner" at any width.
-  auto* p = static_cast<const std::make_signed_t<P>*>(place);
-  auto run = [&](auto* __restrict d) {
-    for (Index i = 0; i < n; ++i) d[i] = static_cast<std::remove_reference_t<decltype(*d)>>(p[i]);
+void store_places(void* dst, std::size_t size, const void* place, Index columns, Index inner, Index base, Index step) {
+  auto* p = static_cast<const P*>(place);
+  const auto run = [&](auto* __restrict d) {
+    using D = std::remove_reference_t<decltype(*d)>;
+    if (step == 0) {
+      for (Index i = 0; i < columns * inner; ++i) d[i] = static_cast<D>(p[i]);
+    } else if (inner == 1) {
+      for (Index o = 0; o < columns; ++o) d[o] = static_cast<D>(static_cast<Index>(p[o]) + (base + o * step));
+    } else {
+      for (Index o = 0; o < columns; ++o)
+        for (Index i = 0; i < inner; ++i)
+          d[o * inner + i] = static_cast<D>(static_cast<Index>(p[o * inner + i]) + (base + o * step));
+    }
   };
   if (size == 1) run(static_cast<std::uint8_t*>(dst));
   else if (size == 2) run(static_cast<std::uint16_t*>(dst));
@@ -481,8 +511,8 @@ const Kernels* kernels() {
     k.finish = finish<A, Out>;
     if constexpr (places) {
       k.place_size = sizeof(P);
-      k.any_padding = any_padding<P>;
-      k.narrow_places = narrow_places<P>;
+      k.find_identity = find_identity<R, std::conditional_t<std::is_same_v<In, bool_t>, bool, In>, A>;
+      k.store_places = store_places<P>;
     }
     if constexpr (is_float<In> && !places) {
       k.load_divided = load_divided<In, A>;

@@ -88,8 +88,8 @@ Layout layout_of(const Shape& shape, const std::array<Shape, kTensors>& strides,
   return layout;
 }
 
-std::vector<Task> split(const Layout& layout, Index axis_size, Index axis_halo, Index longest_band,
-                        Index inner_block, int threads) {
+std::vector<Task> split(const Layout& layout, Index axis_size, Index axis_halo, Index inner_block,
+                        int threads) {
   const Index units = layout.outer_count();
   const Index inner = layout.inner.size;
   if (units == 0 || inner == 0) return {};
@@ -100,7 +100,6 @@ std::vector<Task> split(const Layout& layout, Index axis_size, Index axis_halo, 
     // A band reads its halo anew: keep it small against the band.
     bands = std::max<Index>(1, std::min(bands, axis_size / std::max<Index>(4, 2 * axis_halo)));
   }
-  if (axis_size > longest_band) bands = std::max(bands, (axis_size + longest_band - 1) / longest_band);
   std::vector<Task> tasks;
   tasks.reserve(units * bands * blocks);
   for (Index unit = 0; unit < units; ++unit)

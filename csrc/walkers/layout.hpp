@@ -40,8 +40,8 @@ struct Task { Index unit, first, last, inner_first, inner_last; };
 
 // Independent pieces for the threads: outer index × band of the first pooled axis × block of the
 // inner run. A band reads axis_halo more than its own. Results do not depend on the borders.
-std::vector<Task> split(const Layout& layout, Index axis_size, Index axis_halo, Index longest_band,
-                        Index inner_block, int threads);
+std::vector<Task> split(const Layout& layout, Index axis_size, Index axis_halo, Index inner_block,
+                        int threads);
 
 int thread_count();         // what a parallel call would use now
 void set_thread_count(int n);

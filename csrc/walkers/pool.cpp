@@ -37,7 +37,8 @@ std::size_t offset_size(const PoolArguments& a) {
 std::vector<Axis> axes_of(const PoolArguments& a) {
   const std::size_t n = a.axes.size();
   std::vector<Axis> axes(n);
-  std::uint64_t tap = 1, input = 1;
+  std::uint64_t tap = 1;
+  Index input = 1;
   for (std::size_t i = n; i-- > 0;) {
     Axis& axis = axes[i];
     axis.in = a.shape[a.axes[i]];
@@ -47,10 +48,12 @@ std::vector<Axis> axes_of(const PoolArguments& a) {
     axis.before = a.before[i];
     axis.after = a.after[i];
     axis.dilation = a.dilation[i];
-    axis.tap_place = tap;
-    axis.input_place = input;
+    // An offset counts the taps of the window; a position in the plane counts its inputs.
+    const bool plane = a.places == Places::plane;
+    axis.tap_place = plane ? static_cast<std::uint64_t>(axis.dilation * input) : tap;
+    axis.input_place = plane ? input : 0;
     tap *= static_cast<std::uint64_t>(axis.kernel);
-    input *= static_cast<std::uint64_t>(axis.in);
+    if (__builtin_mul_overflow(input, std::max<Index>(1, axis.in), &input)) input = 0;
     if (a.divisor_override == 0) count_elements(axis, a.count_include_pad);
   }
   return axes;
@@ -60,12 +63,12 @@ Pool::Pool(const PoolArguments& a) {
   const ReducerInfo& info = reducers()[reducer_from(a.reducer)];
   axes_ = axes_of(a);
   const Index window = product(a.kernel);
-  constexpr Index places31 = Index(1) << 31;
   Variant variant = Variant::values;
   if (a.places != Places::none) {
-    std::vector<Index> plane;
-    for (const Axis& axis : axes_) plane.push_back(axis.in);
-    variant = window < places31 && product(plane) < places31 ? Variant::places : Variant::wide_places;
+    // Places count from a window's start; 32 bits hold them unless windows are huge.
+    double reach = 0;
+    for (const Axis& axis : axes_) reach += static_cast<double>(axis.kernel) * static_cast<double>(axis.tap_place);
+    variant = reach < 0x1p31 ? Variant::places : Variant::wide_places;
   } else if (!info.selects && window >= (Index(1) << 15)) {
     variant = Variant::wide_values;  // 2^15 elements of 16 bits still fit 31
   }
@@ -73,6 +76,7 @@ Pool::Pool(const PoolArguments& a) {
   place_out_size_ = a.places == Places::plane ? 8 : offset_size(a);
   divides_ = info.divides;
   truncate_ = a.truncate;
+  few_ = window <= 4096;
   plan(a, a.shape, a.in_strides, a.out_strides, variant, false);
 }
 
@@ -233,12 +237,6 @@ class PoolWorker {
       raw = columns_ * inner;
     }
     raw_ = s.take(raw, v);
-    if (q) {
-      place_run_ = s.take(raw, q);
-      place_edge_ = s.take(raw, q);
-      if (place_run_) fill_places(place_run_, 0, raw / inner, 1, false);
-      if (place_edge_) std::memset(place_edge_, 0, static_cast<std::size_t>(raw) * q);
-    }
     levels_.resize(line.regular() ? line.chain.size() : 1);
     if (!line.regular()) levels_[0] = s.line(inner, v, q);
     for (std::size_t i = 1; i < levels_.size(); ++i) levels_[i] = s.line(raw, v, q);
@@ -296,7 +294,7 @@ class PoolWorker {
     for (int j = 0; j < step.count; ++j) {
       const auto [part, shift] = step.parts[j];
       held(terms[j], a, part, first + shift * axis.dilation);
-      if (p_.places_ == Places::offset) terms[j].shift = static_cast<std::uint64_t>(shift) * axis.tap_place;
+      terms[j].shift = static_cast<std::uint64_t>(shift) * axis.tap_place;
     }
     return step.count;
   }
@@ -393,7 +391,7 @@ class PoolWorker {
         free = free == states_[a].partial ? free + 1 : states_[a].partial;
       }
       held(terms[count], a, 0, w.first + j * axis.table_step);
-      if (p_.places_ == Places::offset) terms[count].shift = static_cast<std::uint64_t>(w.tap + j) * axis.tap_place;
+      terms[count].shift = static_cast<std::uint64_t>(w.tap + j) * axis.tap_place;
       ++count;
     }
     return count;
@@ -453,20 +451,6 @@ class PoolWorker {
     }
     const Index line_bytes = n * axis.stride * inner_ * static_cast<Index>(k_.in_size);
 
-    const void* places = place_run_;
-    if (k_.place_size && (!inside || rows > 1)) {
-      if (edge_low_ != low || edge_length_ != length) {
-        fill_places(place_edge_, low, length, lines_, true);
-        edge_low_ = low, edge_length_ = length;
-      }
-      places = place_edge_;
-    }
-    std::uint64_t origin = 0;
-    if (p_.places_ == Places::plane) {
-      origin = line_place();
-      if (places == place_run_) origin += static_cast<std::uint64_t>(low) * axis.input_place;
-    }
-
     const bool clean = p_.scans_ && !k_.any_nan(base, rows * length * inner_);
     dirty_lines_ += !clean;
     const std::size_t steps = axis.chain.size();
@@ -475,10 +459,9 @@ class PoolWorker {
       Term terms[3];
       for (int j = 0; j < step.count; ++j) {
         const auto [level, shift] = step.parts[j];
-        set(terms[j], level ? levels_[level].value : base, level ? levels_[level].place : places,
+        set(terms[j], level ? levels_[level].value : base, level ? levels_[level].place : nullptr,
             shift * axis.dilation * inner_, k_);
-        if (p_.places_ == Places::offset) terms[j].shift = static_cast<std::uint64_t>(shift) * axis.tap_place;
-        else if (level == 0) terms[j].shift = origin;
+        terms[j].shift = static_cast<std::uint64_t>(shift) * axis.tap_place;
       }
       if (s + 1 < steps) {  // all rows as one run: what crosses a border is not read
         const Index run = rows * length - (step.width - 1) * axis.dilation;
@@ -491,7 +474,7 @@ class PoolWorker {
         dst = advance(dst, n * inner_, k_);
         for (int j = 0; j < step.count; ++j) {
           terms[j].value = advance(terms[j].value, length * inner_, k_.acc_size);
-          if (k_.place_size) terms[j].place = advance(terms[j].place, length * inner_, k_.place_size);
+          if (terms[j].place) terms[j].place = advance(terms[j].place, length * inner_, k_.place_size);
         }
       }
     }
@@ -523,13 +506,6 @@ class PoolWorker {
     if (n_ > 1) coordinate_[n_ - 2] = first_row;
   }
 
-  // The position of the line's first input in its plane.
-  std::uint64_t line_place() const {
-    std::uint64_t place = 0;
-    for (int a = 0; a < n_ - 1; ++a) place += static_cast<std::uint64_t>(coordinate_[a]) * p_.axes_[a].input_place;
-    return place;
-  }
-
   void listed_line(const char* src, Line dst, Index first, Index end) {
     const Axis& axis = last();
     for (Index o = first; o < end; ++o, dst = advance(dst, inner_, k_)) {
@@ -540,16 +516,10 @@ class PoolWorker {
         const Index input = w.first + done * axis.table_step;
         load(raw_, inner_, src, input, n, axis.table_step);
         Term taps[2];
-        set(taps[1], raw_, place_edge_, 0, k_);
-        std::uint64_t step = axis.tap_place;
-        if (p_.places_ == Places::offset) {
-          taps[1].shift = static_cast<std::uint64_t>(w.tap + done) * axis.tap_place;
-        } else {
-          taps[1].shift = line_place() + static_cast<std::uint64_t>(input) * axis.input_place;
-          step = static_cast<std::uint64_t>(axis.table_step) * axis.input_place;
-        }
+        set(taps[1], raw_, nullptr, 0, k_);
+        taps[1].shift = static_cast<std::uint64_t>(w.tap + done) * axis.tap_place;
         const Line piece = done ? levels_[0] : dst;
-        k_.fold(piece, taps[1], n, inner_, inner_, step);
+        k_.fold(piece, taps[1], n, inner_, inner_, axis.tap_place);
         if (done) {  // after what there is
           set(taps[0], dst.value, dst.place, 0, k_);
           set(taps[1], piece.value, piece.place, 0, k_);
@@ -561,30 +531,12 @@ class PoolWorker {
     }
   }
 
-  // Places before any merge: 0 (offsets) or the column (positions). At an edge, where padding is
-  // marked, columns are absolute: a shift by a negative start would unmark it.
-  void fill_places(void* dst, Index low, Index columns, Index rows, bool mark) {
-    const Axis& axis = last();
-    const auto write = [&](auto* p) {
-      using P = std::remove_pointer_t<decltype(p)>;
-      for (Index row = 0; row < rows; ++row)
-        for (Index c = low; c < low + columns; ++c) {
-          P place = 0;
-          if (p_.places_ == Places::plane) place = static_cast<P>(static_cast<std::uint64_t>(row * axis.in + c));
-          if (mark && (c < 0 || c >= axis.in)) place = kPadding<P>;
-          for (Index i = 0; i < inner_; ++i) *p++ = place;
-        }
-    };
-    if (k_.place_size == 4) write(static_cast<std::uint32_t*>(dst));
-    else write(static_cast<std::uint64_t*>(dst));
-  }
-
   // ------------------------------------------------------------------ results
 
   // What the line at coordinate_ is divided by, from column coordinate on.
   Divisor divisor(Index column) const {
-    if (p_.divisor_ != 0) return {nullptr, p_.divisor_, p_.truncate_};
-    Divisor by{nullptr, 1.0, p_.truncate_};
+    if (p_.divisor_ != 0) return {nullptr, p_.divisor_, false, p_.truncate_};
+    Divisor by{nullptr, 1.0, p_.few_, p_.truncate_};
     for (int a = 0; a < n_ - 1; ++a) by.scale *= p_.axes_[a].count[coordinate_[a]];
     if (p_.column_divisor_) by.column = last().count.data() + column;
     else by.scale *= last().count[0];
@@ -661,41 +613,56 @@ class PoolWorker {
     out_.store(where, values, runs, run);
 
     if (k_.place_size) {
-      if (clips_ && k_.any_padding(to.place, columns * inner_)) repair(columns, to.place);
-      k_.narrow_places(narrowed_, p_.place_out_size_, to.place, columns * inner_);
+      // Places count from where a window starts; positions from where the plane does.
+      for (Index c = 0; c < columns;) {
+        const Index n = std::min(columns - c, last().out - coordinate_[n_ - 1]);
+        k_.store_places(advance(narrowed_, c * inner_, p_.place_out_size_), p_.place_out_size_,
+                        advance(to.place, c * inner_, k_.place_size), n, inner_, start_place(),
+                        last().stride * last().input_place);
+        if (clips_) repair(advance(to.value, c * inner_, k_.acc_size), advance(narrowed_, c * inner_, p_.place_out_size_), n);
+        c += n;
+        coordinate_[n_ - 1] += n;
+        for (int a = n_ - 1; a > 0 && coordinate_[a] == p_.axes_[a].out; --a) coordinate_[a] = 0, ++coordinate_[a - 1];
+      }
       places_.store(where, narrowed_, runs, run);
     }
   }
 
-  // Padding equals the least element. Where it won the tie, every element of the window is least,
-  // and the first one inside the input is the winner; without one there is no winner.
-  void repair(Index columns, void* places) {
-    const auto fix = [&](auto* p) {
-      using P = std::remove_pointer_t<decltype(p)>;
-      for (Index c = 0; c < columns; ++c) {
-        for (Index i = 0; i < inner_; ++i, ++p)
-          if (*p & kPadding<P>) *p = static_cast<P>(first_valid());
-        for (int a = n_ - 1; a > 0 && ++coordinate_[a] == p_.axes_[a].out; --a) {
-          coordinate_[a] = 0;
-          if (a == 1) ++coordinate_[0];
-        }
-        if (n_ == 1) ++coordinate_[0];
-      }
-    };
-    if (k_.place_size == 4) fix(static_cast<std::uint32_t*>(places));
-    else fix(static_cast<std::uint64_t*>(places));
+  // The position of the first element, maybe in the padding, of the window at coordinate_.
+  Index start_place() const {
+    Index place = 0;
+    for (int a = 0; a < n_; ++a) place += p_.axes_[a].start(coordinate_[a]) * p_.axes_[a].input_place;
+    return place;
   }
 
-  std::uint64_t first_valid() const {
-    std::uint64_t place = 0;
-    for (int a = 0; a < n_; ++a) {
-      const Axis& axis = p_.axes_[a];
-      const Window w = axis.valid(coordinate_[a]);
-      if (w.count == 0) return p_.places_ == Places::offset ? 0 : ~std::uint64_t(0);
-      place += p_.places_ == Places::offset ? static_cast<std::uint64_t>(w.tap) * axis.tap_place
-                                            : static_cast<std::uint64_t>(w.first) * axis.input_place;
+  // Padding equals the least element. Where a window at the border gives just that, every element of
+  // it is least, and the first one inside the input is the winner; without one there is no winner.
+  void repair(const void* values, void* stored, Index columns) {
+    const Index n = columns * inner_, first = coordinate_[n_ - 1];
+    for (Index i = k_.find_identity(values, 0, n); i < n; i = k_.find_identity(values, i + 1, n)) {
+      const Index column = first + i / inner_;
+      Index place = 0;
+      bool inside = true, empty = false;
+      for (int a = 0; a < n_; ++a) {
+        const Axis& axis = p_.axes_[a];
+        const Index o = a == n_ - 1 ? column : coordinate_[a];
+        if (axis.start(o) >= 0 && axis.start(o) + axis.span() <= axis.in) continue;
+        inside = false;
+        empty = empty || axis.valid(o).count == 0;
+      }
+      if (inside) continue;
+      for (int a = 0; a < n_; ++a) {
+        const Axis& axis = p_.axes_[a];
+        const Window w = axis.valid(a == n_ - 1 ? column : coordinate_[a]);
+        place += p_.places_ == Places::offset ? w.tap * static_cast<Index>(axis.tap_place) : w.first * axis.input_place;
+      }
+      if (empty) place = p_.places_ == Places::offset ? 0 : -1;
+      void* at = advance(stored, i, p_.place_out_size_);
+      if (p_.place_out_size_ == 1) *static_cast<std::uint8_t*>(at) = static_cast<std::uint8_t>(place);
+      else if (p_.place_out_size_ == 2) *static_cast<std::uint16_t*>(at) = static_cast<std::uint16_t>(place);
+      else if (p_.place_out_size_ == 4) *static_cast<std::uint32_t*>(at) = static_cast<std::uint32_t>(place);
+      else *static_cast<Index*>(at) = place;
     }
-    return place;
   }
 
   const Pool& p_;
@@ -714,9 +681,8 @@ class PoolWorker {
   Line result_;
   ReadAhead ahead_;
   void* raw_ = nullptr;
-  void *place_run_ = nullptr, *place_edge_ = nullptr, *finished_ = nullptr,
-       *narrowed_ = nullptr;
-  Index edge_low_ = kNowhere, edge_length_ = 0, padded_low_ = kNowhere, padded_length_ = 0;
+  void *finished_ = nullptr, *narrowed_ = nullptr;
+  Index padded_low_ = kNowhere, padded_length_ = 0;
   Scratch scratch_;
 };
 
@@ -725,7 +691,7 @@ void Pool::run(const void* in, void* out, void* places) const {
   if (elements_ == 0) return;
   const int threads = elements_ < kParallelElements ? 1 : thread_count();
   const Index halo = axes_.size() == 1 ? kInnerBlock / 2 : (first.regular() ? first.span() / std::max<Index>(first.stride, 1) : 1);
-  const auto tasks = split(layout_, first.out, halo, first.out, inner_block_, threads);
+  const auto tasks = split(layout_, first.out, halo, inner_block_, threads);
   parallel(tasks, threads, [&] { return PoolWorker(*this, in, out, places); });
 }
 

@@ -48,7 +48,7 @@ class Pool {
   const IsaTable* isa_ = nullptr;
   Places places_ = Places::none;
   std::size_t place_out_size_ = 0;
-  bool divides_ = false, divides_on_load_ = false, truncate_ = false;
+  bool divides_ = false, divides_on_load_ = false, truncate_ = false, few_ = false;
   bool column_divisor_ = false;  // the divisor changes along a line
   double divisor_ = 0;           // overrides the count where not 0
   bool contiguous_lines_ = false;  // an input line is one run

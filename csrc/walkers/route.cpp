@@ -48,14 +48,20 @@ Route::Route(const PoolArguments& a) {
   stream_ = static_cast<std::size_t>(inputs) * kernels_->out_size >= kStreamBytes;
   inner_block_ = layout_.line_axis_added ? std::min(layout_.inner.size, kInnerBlock) : layout_.inner.size;
   compares_ = window_ <= kCompareWindow && axes_.back().stride <= kCompareWindow;
-  if (compares_) return;
+  if (compares_) {
+    const Axis& line = axes_.back();
+    phases_.resize(line.stride);
+    for (Index t = line.kernel; t-- > 0;)  // falling taps are rising outputs
+      phases_[t * line.dilation % line.stride].push_back({t * line.dilation / line.stride, t});
+    return;
+  }
 
   // Accumulators of one input along the first axis, with the padding around the others.
   row_ = inner_block_;
   for (std::size_t i = axes_.size(); i-- > 1;)
     if (__builtin_mul_overflow(row_, axes_[i].padded(), &row_)) throw std::bad_alloc();
   const Index row_bytes = std::max<Index>(1, row_ * static_cast<Index>(kernels_->acc_size));
-  band_ = std::max(kBandBytes / row_bytes, 2 * axes_.front().span());
+  band_ = std::max(kBandBytes / row_bytes, 2 * axes_.front().span());  // slides along
 
   if (axes_.front().span() > std::numeric_limits<std::int32_t>::max() / row_) throw std::bad_alloc();
   // An entry for every offset that one or two bytes can hold: no check is needed then.
@@ -121,9 +127,8 @@ class RouteWorker {
       zeros_ = s.take(std::max(phase_, line.in * inner), v);
       spare_ = s.take(columns, r_.offset_size_);
       phases_.resize(line.stride);
-      has_taps_.resize(line.stride);
     } else {
-      band_ = s.take((std::min(r_.band_, axis(0).in) + 2 * axis(0).span()) * r_.row_, v);
+      band_ = s.take(r_.band_ * r_.row_, v);
       lines_ = s.take(columns, v);
       spare_ = s.take(columns, r_.offset_size_);
       zeros_ = s.take(line.in * inner, v);
@@ -207,7 +212,7 @@ class RouteWorker {
       const Index columns = line.out * inner_ + guard_;
       for (Index c = 0; c < columns; c += kColumns) add(c, std::min(kColumns, columns - c));
       for (Index p = 0; p < line.stride; ++p)
-        phases_[p] = !readers_.empty() && has_taps_[p] ? advance(sums_, p * phase_, k_.acc_size) : zeros_;
+        phases_[p] = !readers_.empty() && !r_.phases_[p].empty() ? advance(sums_, p * phase_, k_.acc_size) : zeros_;
       if (line.stride > 1) {
         k_.interleave(woven_, phases_.data(), line.stride, std::min(line.padded(), line.in + line.before), inner_);
         emit_padded(woven_);
@@ -253,30 +258,27 @@ class RouteWorker {
   void add(Index first, Index n) {
     const Axis& line = last();
     const Index bytes = n / static_cast<Index>(readers_.size() + 1) + 64;
-    for (Index p = 0; p < std::min(line.stride, line.span()); ++p) {
+    for (Index p = 0; p < line.stride; ++p) {
+      const auto& taps = r_.phases_[p];
+      if (taps.empty()) continue;
       void* sums = advance(sums_, p * phase_ + first, k_.acc_size);
       bool fresh = true;
       for (const Reader& reader : readers_) {
         ahead_grad_.ask(bytes * static_cast<Index>(k_.in_size));
         ahead_offsets_.ask(bytes * static_cast<Index>(r_.offset_size_));
-        Tap taps[3];
-        int count = 0;
-        const auto flush = [&] {
-          if (!count) return;
-          k_.route(sums, fresh, advance(reader.grad, first, k_.acc_size), advance(reader.offsets, first, k_.acc_size),
-                   taps, count, n);
+        const char* grad = advance(reader.grad, first, k_.acc_size);
+        const char* offsets = advance(reader.offsets, first, k_.acc_size);
+        for (std::size_t t = 0; t < taps.size(); t += 3) {
+          Tap some[3];
+          const int count = static_cast<int>(std::min<std::size_t>(3, taps.size() - t));
+          for (int j = 0; j < count; ++j) {
+            some[j].back = taps[t + j].back * inner_;
+            some[j].place = reader.place + static_cast<std::uint64_t>(taps[t + j].tap) * line.tap_place;
+          }
+          k_.route(sums, fresh, grad, offsets, some, count, n);
           fresh = false;
-          count = 0;
-        };
-        for (Index t = line.kernel; t-- > 0;) {  // falling taps are rising outputs
-          if (t * line.dilation % line.stride != p) continue;
-          taps[count].back = t * line.dilation / line.stride * inner_;
-          taps[count++].place = reader.place + static_cast<std::uint64_t>(t) * line.tap_place;
-          if (count == 3) flush();
         }
-        flush();
       }
-      has_taps_[p] = !fresh;
     }
   }
 
@@ -288,34 +290,48 @@ class RouteWorker {
     const auto floor_div = [](Index a, Index b) { return a >= 0 ? a / b : -((-a + b - 1) / b); };
     const Index low = std::max<Index>(0, floor_div(first + top.before - top.span(), top.stride) + 1);
     const Index high = std::min(top.out - 1, floor_div(end - 1 + top.before, top.stride));
-    const Index origin = std::min(first, top.start(low));  // input that the first row stands for
-    const Index rows = std::max(end, low <= high ? top.start(high) + top.span() : end) - origin;
-    std::memset(band_, 0, static_cast<std::size_t>(rows * r_.row_) * k_.acc_size);
-    each_line(output_, &Axis::out, low, high + 1, [&] {
-      Index where = 0, step = r_.inner_block_ * last().padded();
-      for (int a = n_ - 2; a > 0; --a) {
-        where += output_[a] * axis(a).stride * step;
-        step *= axis(a).padded();
+    origin_ = std::min(first, top.start(low));
+    emitted_ = first;
+    const auto bytes = [&](Index rows) { return static_cast<std::size_t>(rows * r_.row_) * k_.acc_size; };
+    std::memset(band_, 0, bytes(r_.band_));
+    for (Index o = low; o <= high; ++o) {
+      if (top.start(o) + top.span() - origin_ > r_.band_) {  // inputs before this window are complete
+        emit_rows(std::min(top.start(o), end));
+        const Index kept = std::max<Index>(0, origin_ + r_.band_ - top.start(o));
+        std::memmove(band_, advance(band_, (r_.band_ - kept) * r_.row_, k_.acc_size), bytes(kept));
+        std::memset(advance(band_, kept * r_.row_, k_.acc_size), 0, bytes(r_.band_ - kept));
+        origin_ = top.start(o);
       }
-      where += (top.start(output_[0]) - origin) * r_.row_;
-      load_grad(lines_);
-      ahead_grad_.ask(last().out * inner_ * static_cast<Index>(k_.in_size));
-      ahead_offsets_.ask(last().out * inner_ * static_cast<Index>(r_.offset_size_));
-      k_.scatter(advance(band_, where, k_.acc_size), lines_, offsets_line(spare_), r_.offset_size_, r_.delta_.data(),
-                 r_.window_, last().out, last().stride * inner_, inner_);
-    });
-    each_line(input_, &Axis::in, first, end, [&] {
-      Index where = 0, step = r_.inner_block_ * last().padded();
-      bool reached = true;
+      each_line(output_, &Axis::out, o, o + 1, [&] {
+        Index where = (top.start(o) - origin_) * r_.row_, step = r_.inner_block_ * last().padded();
+        for (int a = n_ - 2; a > 0; --a) {
+          where += output_[a] * axis(a).stride * step;
+          step *= axis(a).padded();
+        }
+        load_grad(lines_);
+        ahead_grad_.ask(last().out * inner_ * static_cast<Index>(k_.in_size));
+        ahead_offsets_.ask(last().out * inner_ * static_cast<Index>(r_.offset_size_));
+        k_.scatter(advance(band_, where, k_.acc_size), lines_, offsets_line(spare_), r_.offset_size_,
+                   r_.delta_.data(), r_.window_, last().out, last().stride * inner_, inner_);
+      });
+    }
+    emit_rows(end);
+  }
+
+  // Inputs of the first axis from emitted_ up to `end`; those behind the band were not reached.
+  void emit_rows(Index end) {
+    each_line(input_, &Axis::in, emitted_, end, [&] {
+      Index where = (input_[0] - origin_) * r_.row_, step = r_.inner_block_ * last().padded();
+      bool reached = input_[0] < origin_ + r_.band_;
       for (int a = n_ - 2; a > 0; --a) {
         reached = reached && input_[a] + axis(a).before < axis(a).padded();
         where += (input_[a] + axis(a).before) * step;
         step *= axis(a).padded();
       }
-      where += (input_[0] - origin) * r_.row_;
       if (reached) emit_padded(advance(band_, where, k_.acc_size));
       else emit(zeros_, 0, last().in);
     });
+    emitted_ = std::max(emitted_, end);
   }
 
   const Route& r_;
@@ -333,13 +349,13 @@ class RouteWorker {
   Index guard_ = 0, slot_ = 0, phase_ = 0;
   void *lines_ = nullptr, *wide_ = nullptr, *sums_ = nullptr, *woven_ = nullptr, *zeros_ = nullptr;
   std::vector<const void*> phases_;
-  std::vector<char> has_taps_;
   struct Reader { const char* grad; const char* offsets; std::uint64_t place; };
   std::vector<Reader> readers_;
   ReadAhead ahead_grad_, ahead_offsets_;
 
   // look up: a band of inputs with the padding around
   void* band_ = nullptr;
+  Index origin_ = 0, emitted_ = 0;  // the input that its first row stands for; those done
 
   void *finished_ = nullptr, *spare_ = nullptr;
   std::size_t zero_bytes_ = 0;
@@ -350,7 +366,7 @@ void Route::run(const void* grad, const void* offsets, void* grad_in) const {
   if (elements_ == 0) return;
   const int threads = elements_ < kParallelElements ? 1 : thread_count();
   const auto tasks =
-      split(layout_, axes_.front().in, axes_.front().span(), compares_ ? axes_.front().in : band_, inner_block_, threads);
+      split(layout_, axes_.front().in, axes_.front().span(), inner_block_, threads);
   parallel(tasks, threads, [&] { return RouteWorker(*this, grad, offsets, grad_in); });
 }
 

@@ -14,6 +14,9 @@ class Route {
   friend class RouteWorker;
   std::vector<Axis> axes_;  // the forward windows
   std::vector<Readers> readers_;
+  // The line's taps by the phase of its stride: how many outputs back, which tap.
+  struct LineTap { Index back, tap; };
+  std::vector<std::vector<LineTap>> phases_;
   Layout layout_;           // tensors: gradient, offsets, input gradient
   const Kernels* kernels_;
   const IsaTable* isa_;

@@ -39,8 +39,10 @@ struct Axis {
   std::vector<double> count;
   bool constant_count = true;
 
-  // One tap's, and one input's, share in the place of a winner.
-  std::uint64_t tap_place = 0, input_place = 0;
+  // What one tap adds to the place of a winner inside its window; and where a window starts, what one
+  // output adds to the place of that start.
+  std::uint64_t tap_place = 0;
+  Index input_place = 0;
 
   Index span() const { return (kernel - 1) * dilation + 1; }
   Index start(Index o) const { return o * stride - before; }

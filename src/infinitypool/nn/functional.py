@@ -125,6 +125,10 @@ def _check_tensor(name: str, x: object) -> bool:
     return type(x).__torch_dispatch__ is not torch._C._disabled_torch_dispatch_impl
 
 
+def _tuple(value: Any) -> tuple[Any, ...] | list[Any]:
+    return value if isinstance(value, (tuple, list)) else (value, value)
+
+
 def _runner(
     name: str, reducer: str, n: int, extra: str, names: tuple[str, ...]
 ) -> Callable[..., Any]:
@@ -146,6 +150,11 @@ def _runner(
                 texts.keep(key, text)
         if type(input) is not Tensor and _check_tensor(name, input):
             return other(input, text)
+        if input.is_quantized and len(_tuple(arguments[0])) < n == 2:
+            raise RuntimeError(
+                f"{name}: kernel_size={arguments[0]} must be an int or have {n} entries where the "
+                "input is quantised"
+            )
         return call(overload, input, text)
 
     return run
