@@ -52,11 +52,11 @@ struct Kernels {
   // dst[i] = place[i] + base + column * step, in dst_size bytes.
   void (*store_places)(void* dst, std::size_t dst_size, const void* place, Index columns, Index inner, Index base,
                        Index step) = nullptr;
-  // Gradient to the winner, in offsets as wide as the accumulator: acc[i] (from 0 if fresh) plus, tap
-  // by tap, grad[i - back] where offset[i - back] is that tap. At most three taps.
+  // Gradient to the winner, in offsets as wide as the accumulator: to each of the lines, tap by tap,
+  // grad[i - back] where offset[i - back] is that line's place plus the tap's. Up to three of each.
   void (*widen_offsets)(void* dst, const void* src, std::size_t src_size, Index n) = nullptr;
-  void (*route)(void* acc, bool fresh, const void* grad, const void* offset, const Tap* taps, int count,
-                Index n) = nullptr;
+  void (*route)(void* const* lines, const std::uint64_t* places, int line_count, const void* grad,
+                const void* offset, const Tap* taps, int tap_count, Index n) = nullptr;
   // acc[column * column_step + delta[offset] + c] += grad. For offsets of one and two bytes, delta has
   // an entry for every value they can take; wider ones count as 0 beyond the window.
   void (*scatter)(void* acc, const void* grad, const void* offset, std::size_t offset_size,

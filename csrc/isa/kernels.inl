@@ -366,29 +366,40 @@ void widen_offsets(void* dst_, const void* src, std::size_t src_size, Index n) {
   });
 }
 
-template <class A, int count, bool fresh>
-void route_run(A* __restrict acc, const A* __restrict grad, const lane<A>* __restrict offset, const Tap* taps, Index n) {
-  const Index b0 = taps[0].back, b1 = taps[count > 1 ? 1 : 0].back, b2 = taps[count > 2 ? 2 : 0].back;
-  const auto t0 = lane<A>(taps[0].place), t1 = lane<A>(taps[count > 1 ? 1 : 0].place),
-             t2 = lane<A>(taps[count > 2 ? 2 : 0].place);
+template <class A, int lines, int count>
+void route_run(void* const* to, const std::uint64_t* places, const A* __restrict grad, const lane<A>* __restrict offset,
+               const Tap* taps, Index n) {
+  constexpr int l1 = lines > 1 ? 1 : 0, l2 = lines > 2 ? 2 : 0, c1 = count > 1 ? 1 : 0, c2 = count > 2 ? 2 : 0;
+  auto *__restrict a0 = static_cast<A*>(to[0]), *__restrict a1 = static_cast<A*>(to[l1]),
+       *__restrict a2 = static_cast<A*>(to[l2]);
+  const auto p0 = lane<A>(places[0]), p1 = lane<A>(places[l1]), p2 = lane<A>(places[l2]);
+  const auto t0 = lane<A>(taps[0].place), t1 = lane<A>(taps[c1].place), t2 = lane<A>(taps[c2].place);
+  const Index b0 = taps[0].back, b1 = taps[c1].back, b2 = taps[c2].back;
   for (Index i = 0; i < n; ++i) {
-    A v = fresh ? A(0) : acc[i];
-    v += offset[i - b0] == t0 ? grad[i - b0] : A(0);
-    if constexpr (count > 1) v += offset[i - b1] == t1 ? grad[i - b1] : A(0);
-    if constexpr (count > 2) v += offset[i - b2] == t2 ? grad[i - b2] : A(0);
-    acc[i] = v;
+    const A g0 = grad[i - b0], g1 = grad[i - b1], g2 = grad[i - b2];
+    const auto o0 = offset[i - b0], o1 = offset[i - b1], o2 = offset[i - b2];
+    const auto add = [&](A v, lane<A> p) {
+      v = o0 == p + t0 ? v + g0 : v;
+      if constexpr (count > 1) v = o1 == p + t1 ? v + g1 : v;
+      if constexpr (count > 2) v = o2 == p + t2 ? v + g2 : v;
+      return v;
+    };
+    a0[i] = add(a0[i], p0);
+    if constexpr (lines > 1) a1[i] = add(a1[i], p1);
+    if constexpr (lines > 2) a2[i] = add(a2[i], p2);
   }
 }
 
 template <class A>
-void route(void* acc_, bool fresh, const void* grad_, const void* offset_, const Tap* taps, int count, Index n) {
-  auto* acc = static_cast<A*>(acc_);
+void route(void* const* lines, const std::uint64_t* places, int line_count, const void* grad_, const void* offset_,
+           const Tap* taps, int tap_count, Index n) {
   auto* grad = static_cast<const A*>(grad_);
   auto* offset = static_cast<const lane<A>*>(offset_);
-  const auto run = count == 3   ? (fresh ? route_run<A, 3, true> : route_run<A, 3, false>)
-                   : count == 2 ? (fresh ? route_run<A, 2, true> : route_run<A, 2, false>)
-                                : (fresh ? route_run<A, 1, true> : route_run<A, 1, false>);
-  run(acc, grad, offset, taps, n);
+  using Run = void (*)(void* const*, const std::uint64_t*, const A*, const lane<A>*, const Tap*, Index);
+  static constexpr Run runs[3][3] = {{route_run<A, 1, 1>, route_run<A, 1, 2>, route_run<A, 1, 3>},
+                                     {route_run<A, 2, 1>, route_run<A, 2, 2>, route_run<A, 2, 3>},
+                                     {route_run<A, 3, 1>, route_run<A, 3, 2>, route_run<A, 3, 3>}};
+  runs[line_count - 1][tap_count - 1](lines, places, grad, offset, taps, n);
 }
 
 template <class A>

@@ -88,6 +88,19 @@ Layout layout_of(const Shape& shape, const std::array<Shape, kTensors>& strides,
   return layout;
 }
 
+void take_outer_axis(Layout& layout, std::vector<Axis>& axes) {
+  Axis axis;
+  Strides strides{};
+  if (!layout.outer.empty()) {
+    axis.in = axis.out = layout.outer.back().size;
+    strides = layout.outer.back().stride;
+    layout.outer.pop_back();
+  }
+  axis.count.assign(axis.out, 1.0);
+  axes.insert(axes.begin(), axis);
+  layout.axes.insert(layout.axes.begin(), strides);
+}
+
 std::vector<Task> split(const Layout& layout, Index axis_size, Index axis_halo, Index inner_block,
                         int threads) {
   const Index units = layout.outer_count();

@@ -36,6 +36,9 @@ struct Layout {
 Layout layout_of(const Shape& shape, const std::array<Shape, kTensors>& strides, const std::vector<int>& axes,
                  int lead);
 
+// A walk of one pooled axis gets an outer one too, with windows of one: an unpooled axis if there is any.
+void take_outer_axis(Layout& layout, std::vector<Axis>& axes);
+
 struct Task { Index unit, first, last, inner_first, inner_last; };
 
 // Independent pieces for the threads: outer index × band of the first pooled axis × block of the

@@ -102,6 +102,7 @@ void Pool::plan(const PoolArguments& a, const Shape& shape, const Shape& from, c
   layout_ = layout_of(shape, {from, to, to}, a.axes, transposed ? 1 : 0);
 
   if (layout_.line_axis_added) axes_.push_back(Axis{});
+  if (axes_.size() == 1 && !layout_.outer.empty() && axes_[0].out < kInnerBlock) take_outer_axis(layout_, axes_);
   for (std::size_t i = 0; i < axes_.size(); ++i) {
     if (transposed) axes_[i] = transpose(axes_[i], i + 1 == axes_.size());
     axes_[i].in_stride = layout_.axes[i][0];
