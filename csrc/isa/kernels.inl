@@ -201,6 +201,22 @@ void load(void* dst_, Index dst_pitch, const void* src_, Runs r) {
   for (Index o = 0; o < r.columns; ++o) load_run(dst + o * dst_pitch, src + o * r.pitch, r.inner, r.inner_stride);
 }
 
+// x / d and x * (1 / d) round alike where d is a power of two, and a product is much quicker.
+inline bool halves(double d) {
+  return d >= 1 && d <= 0x1p100 && (bits_as<std::uint64_t>(d) & 0xfffffffffffffu) == 0;
+}
+
+template <class A>
+void divide_in_place(A* x, Index n, double divisor) {
+  if (halves(divisor)) {
+    const A factor = A(1 / divisor);
+    for (Index i = 0; i < n; ++i) x[i] *= factor;
+  } else {
+    const A d = A(divisor);
+    for (Index i = 0; i < n; ++i) x[i] /= d;
+  }
+}
+
 template <class In, class A>
 void load_divided(void* dst_, Index dst_pitch, const void* src_, Runs r, Divisor by) {
   auto* dst = static_cast<A*>(dst_);
@@ -208,8 +224,7 @@ void load_divided(void* dst_, Index dst_pitch, const void* src_, Runs r, Divisor
   if (r.inner > 1) {
     for (Index o = 0; o < r.columns; ++o, dst += dst_pitch, src += r.pitch) {
       load_run(dst, src, r.inner, r.inner_stride);
-      const A d = A(by.column ? by.column[o] * by.scale : by.scale);
-      for (Index i = 0; i < r.inner; ++i) dst[i] /= d;
+      divide_in_place(dst, r.inner, by.column ? by.column[o] * by.scale : by.scale);
     }
     return;
   }
@@ -220,8 +235,7 @@ void load_divided(void* dst_, Index dst_pitch, const void* src_, Runs r, Divisor
     if (by.column) {
       for (Index i = 0; i < n; ++i) part[i] /= A(by.column[o + i] * by.scale);
     } else {
-      const A d = A(by.scale);
-      for (Index i = 0; i < n; ++i) part[i] /= d;
+      divide_in_place(part, n, by.scale);
     }
     if (dst_pitch == 1) std::memcpy(dst + o, part, n * sizeof(A));
     else if (dst_pitch == 2) for (Index i = 0; i < n; ++i) dst[2 * (o + i)] = part[i];
@@ -273,10 +287,17 @@ void divide_run(Out* __restrict dst, const A* __restrict src, Index n, double di
     A part[256];
     for (Index i = 0; i < n; i += 256) {
       const Index m = n - i < 256 ? n - i : 256;
-      for (Index j = 0; j < m; ++j) part[j] = src[i + j] / A(divisor);
+      for (Index j = 0; j < m; ++j) part[j] = src[i + j];
+      divide_in_place(part, m, divisor);
       convert_run(dst + i, part, m);
     }
   } else {
+    if constexpr (std::is_same_v<A, Out> && std::is_floating_point_v<A>)
+      if (halves(divisor)) {
+        const A factor = A(1 / divisor);
+        for (Index i = 0; i < n; ++i) dst[i] = src[i] * factor;
+        return;
+      }
     for (Index i = 0; i < n; ++i) dst[i] = quotient<Out>(src[i], divisor, truncate);
   }
 }
@@ -331,7 +352,7 @@ void store_places(void* dst, std::size_t size, const void* place, Index columns,
   auto* p = static_cast<const P*>(place);
   const auto run = [&](auto* __restrict d) {
     using D = std::remove_reference_t<decltype(*d)>;
-    if (step == 0) {
+    if (base == 0 && step == 0) {
       for (Index i = 0; i < columns * inner; ++i) d[i] = static_cast<D>(p[i]);
     } else if (inner == 1) {
       for (Index o = 0; o < columns; ++o) d[o] = static_cast<D>(static_cast<Index>(p[o]) + (base + o * step));

@@ -223,7 +223,7 @@ class PoolWorker {
     Index raw;
     if (line.regular()) {
       const Index halo = line.span();
-      columns_ = std::max<Index>(1, (std::max(elements(kStripBytes) / inner, 2 * halo) - halo) / line.stride + 1);
+      columns_ = std::max<Index>(1, (std::max(elements(kStripBytes) / inner, 4 * halo) - halo) / line.stride + 1);
       const Index lines = p_.flat_lines_ ? p_.axes_[n_ - 2].in : 1;
       columns_ = std::min(columns_, std::max<Index>(line.out * lines, 1));
       raw = ((columns_ - 1) * line.stride + halo) * inner;
