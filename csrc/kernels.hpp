@@ -38,7 +38,7 @@ struct Kernels {
   // dst: columns at dst_pitch, inner elements contiguous.
   void (*load)(void* dst, Index dst_pitch, const void* src, Runs runs) = nullptr;
   void (*load_divided)(void* dst, Index dst_pitch, const void* src, Runs runs, Divisor by) = nullptr;
-  // dst[i] = terms merged in order, 1 to 3 of them. The second form is quicker and only right for
+  // dst[i] = terms merged in order, 1 to kTerms of them. The second form is quicker and only right for
   // clean runs, without a NaN.
   void (*merge[2])(Line dst, const Term* terms, int count, Index n) = {};
   // The same at every stride-th column of the terms: n columns of inner elements each.

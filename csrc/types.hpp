@@ -36,6 +36,9 @@ struct Line {
   void* value;
   void* place;
 };
+// What one merge takes at most. Five inputs in one pass cost fewer stores than two passes of three.
+inline constexpr int kTerms = 5;
+
 // Terms are filled in field by field and never copied whole: a 16-byte load of two fresh 8-byte
 // stores waits for all stores before it, which costs more than a line's arithmetic.
 struct Term {

@@ -81,44 +81,37 @@ struct Loops {
     }
   };
 
+  // Written out term by term: as a loop, compilers see branches and do not vectorise it.
+  template <int j, bool fresh, int count>
+  static void take(A& v, P& p, const Source<count>& from, Index at) {
+    const A w = from.value[j][at];
+    if constexpr (tracks) {
+      const P q = fresh ? from.shift[j] : from.place[j][at] + from.shift[j];
+      const bool taken = R::template replaces<clean>(v, w);
+      v = taken ? w : v;
+      p = taken ? q : p;
+    } else {
+      v = merged<R, clean>(v, w);
+    }
+  }
+
   // The usual strides are constants: compilers only vectorise those. 0 stands for any other.
   // Inputs are `fresh`: they have no places yet, and contribute their shift alone.
   template <int fixed, int count, bool fresh = false>
-  static void merge_run(A* __restrict value, P* __restrict place, const Source<count>& from, Index n, Index stride = fixed) {
+  static void merge_run(A* __restrict value, P* __restrict place, const Source<count> from, Index n, Index stride = fixed) {
     const Index s = fixed ? fixed : stride;
     if constexpr (tracks && !fresh)
       if (!from.place[0]) return merge_run<fixed, count, true>(value, place, from, n, stride);
-    const A *a = from.value[0], *b = from.value[count > 1 ? 1 : 0], *c = from.value[count > 2 ? 2 : 0];
-    if constexpr (tracks) {
-      const P *pa = from.place[0], *pb = from.place[count > 1 ? 1 : 0], *pc = from.place[count > 2 ? 2 : 0];
-      const P sa = from.shift[0], sb = from.shift[count > 1 ? 1 : 0], sc = from.shift[count > 2 ? 2 : 0];
-      for (Index i = 0; i < n; ++i) {
-        A v = a[i * s];
-        P p = fresh ? sa : pa[i * s] + sa;
-        if constexpr (count > 1) {
-          const A w = b[i * s];
-          const P q = fresh ? sb : pb[i * s] + sb;
-          const bool take = R::template replaces<clean>(v, w);
-          v = take ? w : v;
-          p = take ? q : p;
-        }
-        if constexpr (count > 2) {
-          const A w = c[i * s];
-          const P q = fresh ? sc : pc[i * s] + sc;
-          const bool take = R::template replaces<clean>(v, w);
-          v = take ? w : v;
-          p = take ? q : p;
-        }
-        value[i] = v;
-        place[i] = p;
-      }
-    } else {
-      for (Index i = 0; i < n; ++i) {
-        A v = a[i * s];
-        if constexpr (count > 1) v = merged<R, clean>(v, b[i * s]);
-        if constexpr (count > 2) v = merged<R, clean>(v, c[i * s]);
-        value[i] = v;
-      }
+    for (Index i = 0; i < n; ++i) {
+      A v = from.value[0][i * s];
+      P p{};
+      if constexpr (tracks) p = fresh ? from.shift[0] : from.place[0][i * s] + from.shift[0];
+      if constexpr (count > 1) take<1, fresh>(v, p, from, i * s);
+      if constexpr (count > 2) take<2, fresh>(v, p, from, i * s);
+      if constexpr (count > 3) take<3, fresh>(v, p, from, i * s);
+      if constexpr (count > 4) take<4, fresh>(v, p, from, i * s);
+      value[i] = v;
+      if constexpr (tracks) place[i] = p;
     }
   }
 
@@ -139,9 +132,10 @@ struct Loops {
   }
 
   static void merge_strided(Line dst, const Term* terms, int count, Index n, Index stride, Index inner) {
-    if (count == 3) merge_columns<3>(dst, terms, n, stride, inner);
-    else if (count == 2) merge_columns<2>(dst, terms, n, stride, inner);
-    else merge_columns<1>(dst, terms, n, stride, inner);
+    using Run = void (*)(Line, const Term*, Index, Index, Index);
+    static constexpr Run runs[kTerms] = {merge_columns<1>, merge_columns<2>, merge_columns<3>, merge_columns<4>,
+                                         merge_columns<5>};
+    runs[count - 1](dst, terms, n, stride, inner);
   }
 
   static void merge(Line dst, const Term* terms, int count, Index n) { merge_strided(dst, terms, count, n, 1, 1); }

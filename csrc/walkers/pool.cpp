@@ -255,7 +255,7 @@ class PoolWorker {
   void each_block(int a, Index first, Index end, const char* src, Visit visit) {
     const Axis& axis = p_.axes_[a];
     State& state = states_[a];
-    Term terms[3];
+    Term terms[kTerms];
     if (!axis.regular()) {
       rewind(a, 0);
       for (Index o = first; o < end; ++o) {
@@ -339,7 +339,7 @@ class PoolWorker {
     if (level == 0) {
       load_items(a, reel.end, end, src, to);
     } else {
-      Term terms[3];
+      Term terms[kTerms];
       const int count = pieces(a, level, reel.end, end, src, terms);
       k_.merge[clean(a)](to, terms, count, (end - reel.end) * state.item);
     }
@@ -385,8 +385,8 @@ class PoolWorker {
     int count = 0;
     Line* free = states_[a].partial;
     for (Index j = 0; j < w.count; ++j) {
-      if (count == 3) {  // fold what there is, and go on from there
-        k_.merge[0](*free, terms, 3, states_[a].item);
+      if (count == kTerms) {  // fold what there is, and go on from there
+        k_.merge[0](*free, terms, kTerms, states_[a].item);
         set(terms[0], free->value, free->place, 0, k_);
         count = 1;
         free = free == states_[a].partial ? free + 1 : states_[a].partial;
@@ -457,7 +457,7 @@ class PoolWorker {
     const std::size_t steps = axis.chain.size();
     for (std::size_t s = 0; s < steps; ++s) {
       const Step& step = axis.chain[s];
-      Term terms[3];
+      Term terms[kTerms];
       for (int j = 0; j < step.count; ++j) {
         const auto [level, shift] = step.parts[j];
         set(terms[j], level ? levels_[level].value : base, level ? levels_[level].place : nullptr,
@@ -558,7 +558,7 @@ class PoolWorker {
     const Axis& axis = p_.axes_[0];
     const Index item = states_[0].item;
     const auto merge = [&](Line to, Index at, Index items, Index length) {
-      Term piece[3];
+      Term piece[kTerms];
       for (int j = 0; j < count; ++j) {
         set(piece[j], terms[j].value, terms[j].place, at, k_);
         piece[j].shift = terms[j].shift;

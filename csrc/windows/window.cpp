@@ -1,6 +1,8 @@
 #include "window.hpp"
 
 #include <algorithm>
+#include <limits>
+#include <map>
 #include <numeric>
 
 namespace infinitypool {
@@ -12,52 +14,48 @@ Index floor_div(Index a, Index b) { return a >= 0 ? a / b : -((-a + b - 1) / b);
 // Windows that reach further are not held in memory from end to end if their taps are few.
 constexpr Index kLongSpan = Index(1) << 16;
 
-int passes(Index kernel) {  // with three parts a step
-  int n = 0;
-  for (Index width = 1; width < kernel; width *= 3) ++n;
-  return n;
-}
+// What a step of `parts` costs, in loads; its store and its loop count as two more.
+Index step_cost(int parts) { return parts + 2; }
 
 struct Builder {
   Chain chain;
   bool overlapping;
+  struct Plan { Index cost; int parts; Index width; };
+  std::map<Index, Plan> plans;
 
-  int emit(Index width, std::initializer_list<Step::Part> parts) {
-    Step step{width, static_cast<int>(parts.size()), {}};
-    std::copy(parts.begin(), parts.end(), step.parts);
-    chain.push_back(step);
-    return static_cast<int>(chain.size());
+  // The cheapest last step: parts of equal width; a sum's may leave one element over.
+  const Plan& plan(Index k) {
+    if (const auto known = plans.find(k); known != plans.end()) return known->second;
+    Plan best{std::numeric_limits<Index>::max(), 0, 0};
+    for (int parts = 2; parts <= kTerms; ++parts) {
+      if (parts > k) break;
+      const Index width = overlapping ? (k + parts - 1) / parts : k / parts;
+      const Index over = overlapping ? 0 : k - parts * width;
+      if (over > 1 || parts + over > kTerms) continue;
+      const Index cost = step_cost(parts + static_cast<int>(over)) + (width > 1 ? plan(width).cost : 0);
+      if (cost < best.cost) best = {cost, parts, width};
+    }
+    return plans.emplace(k, best).first->second;
   }
 
   int level(Index k) {
     if (k == 1) return 0;
-    if (k == 2) return emit(2, {{0, 0}, {0, 1}});
-    if (k == 3) return emit(3, {{0, 0}, {0, 1}, {0, 2}});
-    if (overlapping) {
-      const Index half = (k + 1) / 2, third = (k + 2) / 3;
-      if (passes(third) < passes(half)) {
-        const int part = level(third);
-        return emit(k, {{part, 0}, {part, (k - third) / 2}, {part, k - third}});
-      }
-      const int part = level(half);
-      return emit(k, {{part, 0}, {part, k - half}});
-    }
-    if (k % 3 == 0) {
-      const int part = level(k / 3);
-      return emit(k, {{part, 0}, {part, k / 3}, {part, 2 * (k / 3)}});
-    }
-    const Index half = k / 2;
-    const int part = level(half);
-    if (k % 2 == 0) return emit(k, {{part, 0}, {part, half}});
-    return emit(k, {{part, 0}, {part, half}, {0, 2 * half}});
+    const Plan chosen = plan(k);
+    const int part = level(chosen.width);
+    Step step{k, chosen.parts, {}};
+    for (int j = 0; j < chosen.parts; ++j)
+      step.parts[j] = {part, overlapping ? j * (k - chosen.width) / (chosen.parts - 1) : j * chosen.width};
+    if (!overlapping && chosen.parts * chosen.width < k) step.parts[step.count++] = {0, k - 1};
+    chain.push_back(step);
+    return static_cast<int>(chain.size());
   }
 };
 
 }  // namespace
 
 Chain build_chain(Index kernel, bool overlapping) {
-  Builder builder{{}, overlapping};
-  if (builder.level(kernel) == 0) builder.emit(1, {{0, 0}});
+  Builder builder{{}, overlapping, {}};
+  if (builder.level(kernel) == 0) builder.chain.push_back({1, 1, {{0, 0}}});
   return std::move(builder.chain);
 }
 

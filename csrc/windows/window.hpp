@@ -8,12 +8,12 @@
 namespace infinitypool {
 
 // A window is built from narrower ones of equal width, so that its cost grows with the logarithm
-// of its length: 1 → 3 → 9 → 13 for a maximum (pieces may overlap), 1 → 3 → 6 → 13 for a sum.
+// of its length: 1 → 5 → 13 for a maximum (pieces may overlap), 1 → 3 → 13 for a sum.
 struct Step {
   struct Part { int level; Index shift; };  // level 0 is the input, level i + 1 the i-th step
   Index width;
   int count;
-  Part parts[3];
+  Part parts[kTerms];
 };
 using Chain = std::vector<Step>;
 Chain build_chain(Index kernel, bool overlapping);
