@@ -227,7 +227,7 @@ def test_int64_averages_truncate_as_pytorch_does():
     assert torch.equal(IF.avg_pool1d(x, 2), want) and want.tolist() == [[[-3, 0, 3, 0, -1]]]
 
 
-@pytest.mark.parametrize("before, after", itertools.product((0, 1, 4, 7), (0, 2, 5)))
+@pytest.mark.parametrize("before, after", list(itertools.product((0, 1, 4, 7), (0, 2, 5))))
 @pytest.mark.parametrize("dims", [1, 2, 3])
 def test_padding_pairs(dims, before, after):
     """Pairs of any size are the pool of a tensor padded by hand."""
@@ -249,7 +249,9 @@ def test_padding_pairs(dims, before, after):
     torch.testing.assert_close(got, want, rtol=30 * 2**-23, atol=30 * 9 * 2**-23, equal_nan=True)
 
 
-@pytest.mark.parametrize("size, kernel, stride", itertools.product((5, 6, 7), (2, 3, 4), (1, 2, 3)))
+@pytest.mark.parametrize(
+    "size, kernel, stride", list(itertools.product((5, 6, 7), (2, 3, 4), (1, 2, 3)))
+)
 def test_same_and_valid(size, kernel, stride):
     x = torch.from_numpy(np.random.default_rng(0).integers(-9, 9, (1, 2, size, size + 1))).double()
     a = x.numpy()
