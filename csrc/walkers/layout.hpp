@@ -21,6 +21,8 @@ struct Dim {
   Strides stride{};
 };
 
+inline constexpr Index kInnerBlock = 4096;  // elements of a long inner run handled at a time
+
 struct Layout {
   std::vector<Dim> outer;
   Dim inner;                      // 1 for planes, the channels for channels last
@@ -28,6 +30,7 @@ struct Layout {
   bool line_axis_added = false;   // the inner run is a line of its own, pooled by a window of one
 
   Index outer_count() const;
+  Index inner_block() const { return line_axis_added && inner.size > kInnerBlock ? kInnerBlock : inner.size; }
   Strides outer_offset(Index unit) const;
 };
 

@@ -17,7 +17,6 @@ constexpr Index kStripBytes = Index(16) << 10;  // of a line: its pieces stay in
 constexpr Index kSheetBytes = Index(16) << 10;  // of several short lines
 constexpr Index kBlockBytes = Index(128) << 10;  // of the pooled lines behind a block of results
 constexpr Index kPieceBytes = Index(4) << 10;   // of results on their way out
-constexpr Index kInnerBlock = 4096;  // elements of a long inner run
 constexpr Index kNowhere = std::numeric_limits<Index>::min();
 
 Index product(const std::vector<Index>& v) {
@@ -113,7 +112,7 @@ void Pool::plan(const PoolArguments& a, const Shape& shape, const Shape& from, c
 
   const Axis& last = axes_.back();
   const Dim& inner = layout_.inner;
-  inner_block_ = layout_.line_axis_added ? std::min(inner.size, kInnerBlock) : inner.size;
+  inner_block_ = layout_.inner_block();
   contiguous_lines_ = !divides_on_load_ && last.spacing == 1 && last.regular() &&
                       (inner.size == 1 || inner.stride[0] == 1) && (last.in == 1 || last.in_stride == inner.size);
   raw_lines_ = contiguous_lines_ && kernels_->direct_load;

@@ -16,7 +16,6 @@ constexpr Index kCompareWindow = 16;
 constexpr Index kColumns = 2048;  // of a line compared at a time
 constexpr int kTogether = 3;      // lines and taps compared at a time
 constexpr Index kBandBytes = Index(512) << 10;  // of accumulators, to stay in the second cache
-constexpr Index kInnerBlock = 4096;
 enum Tensor { kGrad, kOffsets, kGradIn };
 
 }  // namespace
@@ -40,7 +39,7 @@ Route::Route(const PoolArguments& a) {
   }
   elements_ = inputs ? inputs + outputs : 0;
   stream_ = static_cast<std::size_t>(inputs) * kernels_->out_size >= kStreamBytes;
-  inner_block_ = layout_.line_axis_added ? std::min(layout_.inner.size, kInnerBlock) : layout_.inner.size;
+  inner_block_ = layout_.inner_block();
   compares_ = window_ <= kCompareWindow && axes_.back().stride <= kCompareWindow;
 
   // Accumulators of one input along the first axis, with the padding around the others. Lines that

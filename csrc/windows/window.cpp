@@ -121,27 +121,22 @@ Axis transpose(const Axis& axis, bool innermost) {
     return back;
   }
 
-  Readers readers = readers_of(axis);
-  back.spacing = 1;
-  list(back, std::move(readers.table), readers.step);
-  return back;
-}
-
-Readers readers_of(const Axis& axis) {
-  const Index common = std::gcd(axis.stride, axis.dilation);
-  Readers readers{std::vector<Window>(axis.in, Window{0, 0, 0}), axis.dilation / common, axis.stride / common};
-  // o * stride - before + tap * dilation == i: taps fall as outputs rise.
+  // An input is read by every o with o * stride - before + tap * dilation == i for some tap.
+  const Index step = axis.dilation / std::gcd(axis.stride, axis.dilation);
+  std::vector<Window> readers(axis.in, Window{0, 0, 0});
   for (Index i = 0; i < axis.in; ++i) {
     const Index position = i + axis.before;
     const Index lowest = std::max<Index>(0, ceil_div(position - axis.span() + 1, axis.stride));
     const Index highest = std::min(axis.out - 1, floor_div(position, axis.stride));
-    for (Index o = lowest; o <= highest && o < lowest + readers.step; ++o)
+    for (Index o = lowest; o <= highest && o < lowest + step; ++o)
       if ((position - o * axis.stride) % axis.dilation == 0) {
-        readers.table[i] = {o, (highest - o) / readers.step + 1, (position - o * axis.stride) / axis.dilation};
+        readers[i] = {o, (highest - o) / step + 1, 0};
         break;
       }
   }
-  return readers;
+  back.spacing = 1;
+  list(back, std::move(readers), step);
+  return back;
 }
 
 }  // namespace infinitypool

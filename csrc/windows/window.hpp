@@ -61,14 +61,6 @@ void list(Axis& axis, std::vector<Window> table, Index step);
 // Windows that lie mostly outside, or whose taps lie far apart, are cheaper to list than to build.
 void prepare(Axis& axis, bool overlapping);
 
-// For every input, the outputs that read it: o = first, first + step, ... with taps that fall by
-// tap_step from `tap`.
-struct Readers {
-  std::vector<Window> table;
-  Index step = 1, tap_step = 1;
-};
-Readers readers_of(const Axis& axis);
-
 // The axis on which the gradient travels: outputs become inputs. The innermost axis gets its zeros
 // between the columns and keeps a chain; outer axes list the outputs that read each input.
 Axis transpose(const Axis& axis, bool innermost);
