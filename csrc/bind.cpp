@@ -41,10 +41,30 @@ Places places_from(const std::string& kind) {
   throw std::invalid_argument("unknown kind of indices '" + kind + "'");
 }
 
+// (kernel_size, stride, padding_before, padding_after, dilation, output_size), or (output_size,) for the
+// windows of adaptive pooling.
+WindowArguments window_from(const Shape& w) {
+  if (w.size() == 1 && w[0] > 0) return {.out = w[0], .adaptive = true};
+  if (w.size() != 6 || w[0] < 1 || w[1] < 1 || w[4] < 1) throw std::invalid_argument("not a window");
+  return {.kernel = w[0], .stride = w[1], .before = w[2], .after = w[3], .dilation = w[4], .out = w[5]};
+}
+
+std::vector<WindowArguments> windows_from(const std::vector<Shape>& windows) {
+  std::vector<WindowArguments> list;
+  for (const Shape& w : windows) list.push_back(window_from(w));
+  return list;
+}
+
+Parameters parameters_from(const std::vector<double>& values) {
+  if (values.size() > kParameters) throw std::invalid_argument("too many parameters");
+  Parameters p;
+  for (std::size_t i = 0; i < values.size(); ++i) p.at[i] = values[i];
+  return p;
+}
+
 void check_lengths(const PoolArguments& a) {
   const std::size_t n = a.axes.size(), d = a.shape.size();
-  for (auto* v : {&a.kernel, &a.stride, &a.before, &a.after, &a.dilation, &a.out})
-    if (v->size() != n) throw std::invalid_argument("one entry per pooled axis is needed");
+  if (a.windows.size() != n) throw std::invalid_argument("one window per pooled axis is needed");
   if (n == 0 || a.in_strides.size() != d || a.out_strides.size() != d)
     throw std::invalid_argument("one stride per axis is needed");
   for (std::size_t i = 0; i < n; ++i)
@@ -72,6 +92,7 @@ class PoolBackward {
 };
 
 nb::list reducer_list() {
+  constexpr const char* gradients[] = {"winner", "even", "weighted"};
   nb::list list;
   for (std::size_t r = 0; r < reducers().size(); ++r) {
     const ReducerInfo& info = reducers()[r];
@@ -84,7 +105,9 @@ nb::list reducer_list() {
     entry["spec"] = info.numpy;
     entry["dtypes"] = dtypes;
     entry["indices"] = info.selects;
-    entry["gradient"] = info.gradient;
+    entry["gradient"] = gradients[static_cast<int>(info.gradient)];
+    entry["gathered"] = info.gathered;
+    entry["parameters"] = nb::str(info.parameters).attr("split")();
     list.append(entry);
   }
   return list;
@@ -106,59 +129,61 @@ NB_MODULE(_core, m) {
       .def(
           "__init__",
           [](Pool* self, const std::string& reducer, const std::string& dtype, Shape shape, Shape strides,
-             Shape out_strides, std::vector<int> axes, Shape kernel_size, Shape stride, Shape padding_before,
-             Shape padding_after, Shape dilation, Shape output_size, bool count_include_pad, Index divisor_override,
-             bool truncate, const std::string& indices) {
+             Shape out_strides, std::vector<int> axes, const std::vector<Shape>& windows, bool count_include_pad,
+             Index divisor_override, bool truncate, const std::string& indices,
+             const std::vector<double>& parameters, const std::string& valid) {
             PoolArguments a{.reducer = reducer, .dtype = dtype_from(dtype.c_str()), .shape = std::move(shape),
                             .in_strides = std::move(strides), .out_strides = std::move(out_strides),
-                            .offset_strides = {}, .axes = std::move(axes), .kernel = std::move(kernel_size),
-                            .stride = std::move(stride), .before = std::move(padding_before),
-                            .after = std::move(padding_after), .dilation = std::move(dilation),
-                            .out = std::move(output_size), .count_include_pad = count_include_pad,
-                            .divisor_override = divisor_override, .truncate = truncate,
-                            .places = places_from(indices)};
+                            .offset_strides = {}, .axes = std::move(axes), .windows = windows_from(windows),
+                            .count_include_pad = count_include_pad, .divisor_override = divisor_override,
+                            .truncate = truncate, .places = places_from(indices),
+                            .parameters = parameters_from(parameters), .masked = valid.starts_with("mask"),
+                            .omits_nans = valid.ends_with("omit")};
             check_lengths(a);
             new (self) Pool(a);
           },
-          "reducer"_a, "dtype"_a, "shape"_a, "strides"_a, "out_strides"_a, "axes"_a, "kernel_size"_a, "stride"_a,
-          "padding_before"_a, "padding_after"_a, "dilation"_a, "output_size"_a, "count_include_pad"_a,
-          "divisor_override"_a, "truncate"_a, "indices"_a)
+          "reducer"_a, "dtype"_a, "shape"_a, "strides"_a, "out_strides"_a, "axes"_a, "windows"_a,
+          "count_include_pad"_a, "divisor_override"_a, "truncate"_a, "indices"_a, "parameters"_a, "valid"_a)
       .def(
           "run",
-          [](const Pool& self, std::uintptr_t in, std::uintptr_t out, std::uintptr_t indices) {
+          [](const Pool& self, std::uintptr_t in, std::uintptr_t out, std::uintptr_t indices, std::uintptr_t mask,
+             std::uint64_t seed) {
+            (void)seed;
             nb::gil_scoped_release release;
-            self.run(pointer(in), pointer(out), pointer(indices));
+            self.run(pointer(in), pointer(out), pointer(indices), static_cast<const std::uint8_t*>(pointer(mask)));
           },
-          "x"_a, "out"_a, "indices"_a);
+          "x"_a, "out"_a, "indices"_a, "mask"_a, "seed"_a);
 
   nb::class_<PoolBackward>(m, "PoolBackward")
       .def(
           "__init__",
           [](PoolBackward* self, const std::string& reducer, const std::string& dtype, Shape shape,
              Shape grad_strides, Shape offset_strides, Shape grad_in_strides, std::vector<int> axes,
-             Shape kernel_size, Shape stride, Shape padding_before, Shape padding_after, Shape dilation,
-             Shape output_size, bool count_include_pad, Index divisor_override) {
+             const std::vector<Shape>& windows, bool count_include_pad, Index divisor_override,
+             const std::vector<double>& parameters, Shape x_strides, Shape result_strides) {
             PoolArguments a{.reducer = reducer, .dtype = dtype_from(dtype.c_str()), .shape = std::move(shape),
                             .in_strides = std::move(grad_in_strides), .out_strides = std::move(grad_strides),
                             .offset_strides = std::move(offset_strides), .axes = std::move(axes),
-                            .kernel = std::move(kernel_size), .stride = std::move(stride),
-                            .before = std::move(padding_before), .after = std::move(padding_after),
-                            .dilation = std::move(dilation), .out = std::move(output_size),
-                            .count_include_pad = count_include_pad, .divisor_override = divisor_override};
+                            .windows = windows_from(windows), .count_include_pad = count_include_pad,
+                            .divisor_override = divisor_override, .parameters = parameters_from(parameters),
+                            .x_strides = std::move(x_strides), .result_strides = std::move(result_strides)};
             check_lengths(a);
             if (!is_floating(a.dtype)) throw std::invalid_argument("gradients need a floating-point dtype");
             new (self) PoolBackward(a);
           },
           "reducer"_a, "dtype"_a, "shape"_a, "grad_strides"_a, "offset_strides"_a, "grad_in_strides"_a, "axes"_a,
-          "kernel_size"_a, "stride"_a, "padding_before"_a, "padding_after"_a, "dilation"_a, "output_size"_a,
-          "count_include_pad"_a, "divisor_override"_a)
+          "windows"_a, "count_include_pad"_a, "divisor_override"_a, "parameters"_a, "x_strides"_a,
+          "result_strides"_a)
       .def(
           "run",
-          [](const PoolBackward& self, std::uintptr_t grad, std::uintptr_t offsets, std::uintptr_t grad_in) {
+          [](const PoolBackward& self, std::uintptr_t grad, std::uintptr_t offsets, std::uintptr_t grad_in,
+             std::uintptr_t x, std::uintptr_t result) {
+            (void)x;
+            (void)result;
             nb::gil_scoped_release release;
             self.run(pointer(grad), pointer(offsets), pointer(grad_in));
           },
-          "grad"_a, "offsets"_a, "grad_in"_a);
+          "grad"_a, "offsets"_a, "grad_in"_a, "x"_a, "result"_a);
 
   m.def("set_num_threads", &set_thread_count, "n"_a);
   m.def("get_num_threads", &thread_count);

@@ -12,8 +12,15 @@ enum class Variant : std::uint8_t {
   wide_values,  // results alone, sums that may leave 32 bits
   places,       // results and 32- or 64-bit places, as wide as the accumulator
   wide_places,  // results and 64-bit places
+  counts,       // sums, and in the place of places how many elements each has; as wide as they can be
 };
-inline constexpr int kVariants = 4;
+inline constexpr int kVariants = 5;
+
+// What a reducer takes beside the elements: an exponent, a quantile, ... in the order of its names.
+inline constexpr int kParameters = 4;
+struct Parameters {
+  double at[kParameters] = {};
+};
 
 // What to divide by: scale * column[i / inner], or scale alone where column is null.
 struct Divisor {
@@ -33,11 +40,15 @@ struct Kernels {
   DType out = DType::float32;
   bool direct_load = false;    // accumulators and inputs have the same representation
   bool direct_finish = false;  // accumulators and outputs have the same representation
+  bool lifts = false;          // elements are changed before they are merged: admit is needed
 
   void (*fill)(Line dst, Index n) = nullptr;  // the reducer's identity; places, if given, as 0
   // dst: columns at dst_pitch, inner elements contiguous.
   void (*load)(void* dst, Index dst_pitch, const void* src, Runs runs) = nullptr;
   void (*load_divided)(void* dst, Index dst_pitch, const void* src, Runs runs, Divisor by) = nullptr;
+  // What takes part: lifts loaded elements, and replaces those that are masked out, or a NaN where NaNs
+  // are omitted, by the identity. counts, if given, get 1 or 0.
+  void (*admit)(Line run, const std::uint8_t* mask, bool omit, Index n, const Parameters& p) = nullptr;
   // dst[i] = terms merged in order, 1 to kTerms of them. The second form is quicker and only right for
   // clean runs, without a NaN.
   void (*merge[2])(Line dst, const Term* terms, int count, Index n) = {};
@@ -47,6 +58,10 @@ struct Kernels {
   // dst[c] = src[c], src[pitch + c], ... merged in order; a tap's place grows by place_step.
   void (*fold)(Line dst, Term src, Index count, Index pitch, Index inner, std::uint64_t place_step) = nullptr;
   void (*finish)(void* dst, const void* src, Index columns, Index inner, const Divisor* by) = nullptr;
+  // Divides where asked to, and undoes the lift, in place; null where there is nothing to undo.
+  void (*lower)(void* run, Index columns, Index inner, const Divisor* by, const Parameters& p) = nullptr;
+  // Finishes sums with a count of their own.
+  void (*finish_counted)(void* dst, Line src, Index n, bool truncate, const Parameters& p) = nullptr;
   // Which elements equal the identity: the first from `at` on, n if there is none.
   Index (*find_identity)(const void* value, Index at, Index n) = nullptr;
   // dst[i] = place[i] + base + column * step, in dst_size bytes.
@@ -65,15 +80,22 @@ struct Kernels {
   void (*interleave)(void* dst, const void* const* phases, Index stride, Index columns, Index inner) = nullptr;
 };
 
+// How a gradient comes back: to the winner; in even shares; times a weight for each element.
+enum class Gradient : std::uint8_t { winner, even, weighted };
+enum class Domain : std::uint8_t { floats, numbers, all };  // which dtypes: all has bool as well
+
 // What a reducer says of itself.
 struct ReducerInfo {
   const char* name;
-  const char* numpy;     // over w, the valid elements of one window
-  const char* gradient;
-  bool idempotent;       // overlapping pieces may be merged
-  bool selects;          // the result is one of the elements: it has an index
-  bool divides;          // finish divides by the window's count
-  bool boolean;          // defined for bool
+  const char* numpy;       // over w, the valid elements of one window, and the parameters
+  Gradient gradient;
+  Domain domain = Domain::numbers;
+  bool idempotent = false;  // overlapping pieces may be merged
+  bool selects = false;     // the result is one of the elements: it has an index
+  bool divides = false;     // finish divides by the window's count
+  bool binomial = false;    // elements weigh as a row of Pascal's triangle; the count is its sum
+  bool gathered = false;    // needs the whole window at once
+  const char* parameters = "";  // names, separated by spaces
 };
 
 struct IsaTable {

@@ -23,6 +23,10 @@ template <class A>
 bool is_nan(A x);
 template <class A>
 A wrapping_add(A a, A b);
+template <class A>
+void power_run(A* x, Index n, double p);
+template <class A>
+void signed_power_run(A* x, Index n, double p);
 #include "reducers.inc"
 
 template <class... R>

@@ -15,6 +15,7 @@
 namespace infinitypool::INFINITYPOOL_ISA {
 
 #include "../simd/convert.hpp"
+#include "../simd/math.hpp"
 #include "../simd/stream.hpp"
 
 // ---------------------------------------------------------------- what reducers are written in
@@ -50,6 +51,11 @@ namespace reducers {
 
 struct no_place { std::uint32_t unused; };
 
+// What a comparison of accumulators fills without changing width.
+template <class A>
+using lane = std::conditional_t<sizeof(A) == 8, std::uint64_t,
+             std::conditional_t<sizeof(A) == 4, std::uint32_t, std::conditional_t<sizeof(A) == 2, std::uint16_t, std::uint8_t>>>;
+
 template <class R, bool clean, class A>
 inline A merged(A a, A b) {
   if constexpr (R::info.selects) return R::template replaces<clean>(a, b) ? b : a;
@@ -59,6 +65,7 @@ inline A merged(A a, A b) {
 template <class R, class A, class P, bool clean = false>
 struct Loops {
   static constexpr bool tracks = !std::is_same_v<P, no_place>;
+  static constexpr bool counts = tracks && !R::info.selects;  // places are counts, and add up
 
   template <int count>
   struct Source {
@@ -85,7 +92,10 @@ struct Loops {
   template <int j, bool fresh, int count>
   static void take(A& v, P& p, const Source<count>& from, Index at) {
     const A w = from.value[j][at];
-    if constexpr (tracks) {
+    if constexpr (counts) {
+      v = R::add(v, w);
+      p += from.place[j][at];
+    } else if constexpr (tracks) {
       const P q = fresh ? from.shift[j] : from.place[j][at] + from.shift[j];
       const bool taken = R::template replaces<clean>(v, w);
       v = taken ? w : v;
@@ -100,12 +110,13 @@ struct Loops {
   template <int fixed, int count, bool fresh = false>
   static void merge_run(A* __restrict value, P* __restrict place, const Source<count> from, Index n, Index stride = fixed) {
     const Index s = fixed ? fixed : stride;
-    if constexpr (tracks && !fresh)
+    if constexpr (tracks && !counts && !fresh)
       if (!from.place[0]) return merge_run<fixed, count, true>(value, place, from, n, stride);
     for (Index i = 0; i < n; ++i) {
       A v = from.value[0][i * s];
       P p{};
-      if constexpr (tracks) p = fresh ? from.shift[0] : from.place[0][i * s] + from.shift[0];
+      if constexpr (counts) p = from.place[0][i * s];
+      else if constexpr (tracks) p = fresh ? from.shift[0] : from.place[0][i * s] + from.shift[0];
       if constexpr (count > 1) take<1, fresh>(v, p, from, i * s);
       if constexpr (count > 2) take<2, fresh>(v, p, from, i * s);
       if constexpr (count > 3) take<3, fresh>(v, p, from, i * s);
@@ -140,7 +151,67 @@ struct Loops {
 
   static void merge(Line dst, const Term* terms, int count, Index n) { merge_strided(dst, terms, count, n, 1, 1); }
 
+  // Which of two winners, found apart, comes first in the order of their places?
+  static bool later_wins(A a, P p, A b, P q) {
+    if (q < p) return !later_wins(b, q, a, p);
+    return R::template replaces<clean>(a, b);
+  }
+
+  // One window of contiguous elements, in kLanes windows side by side: their number is part of a sum's
+  // definition, and the same for every instruction set.
+  static constexpr Index kLanes = 64 / sizeof(A) * 2;
+  static void fold_run(Line dst, Term src, Index count, std::uint64_t place_step) {
+    Source<1> from(&src);
+    A lanes[kLanes] = {};
+    P places[kLanes] = {};
+    const Index wide = count / kLanes * kLanes;
+    const Index used = wide ? kLanes : count;
+    for (Index j = 0; j < used; ++j) {
+      lanes[j] = from.value[0][j];
+      if constexpr (counts) places[j] = from.place[0][j];
+      else if constexpr (tracks) places[j] = (from.place[0] ? from.place[0][j] : P(0)) + from.shift[0] + P(j * place_step);
+    }
+    for (Index k = used; k < count; k += kLanes) {
+      const Index m = k + kLanes <= count ? kLanes : count - k;
+      const auto step = [&](Index j) {
+        const A v = from.value[0][k + j];
+        if constexpr (counts) {
+          lanes[j] = R::add(lanes[j], v);
+          places[j] += from.place[0][k + j];
+        } else if constexpr (tracks) {
+          const P q = (from.place[0] ? from.place[0][k + j] : P(0)) + from.shift[0] + P((k + j) * place_step);
+          const bool taken = R::template replaces<clean>(lanes[j], v);
+          lanes[j] = taken ? v : lanes[j];
+          places[j] = taken ? q : places[j];
+        } else {
+          lanes[j] = merged<R, clean>(lanes[j], v);
+        }
+      };
+      if (m == kLanes) for (Index j = 0; j < kLanes; ++j) step(j);
+      else for (Index j = 0; j < m; ++j) step(j);
+    }
+    for (Index n = used; n > 1;) {
+      const Index half = (n + 1) / 2;
+      for (Index j = 0; j + half < n; ++j) {
+        if constexpr (counts) {
+          lanes[j] = R::add(lanes[j], lanes[j + half]);
+          places[j] += places[j + half];
+        } else if constexpr (tracks) {
+          const bool taken = later_wins(lanes[j], places[j], lanes[j + half], places[j + half]);
+          lanes[j] = taken ? lanes[j + half] : lanes[j];
+          places[j] = taken ? places[j + half] : places[j];
+        } else {
+          lanes[j] = merged<R, clean>(lanes[j], lanes[j + half]);
+        }
+      }
+      n = half;
+    }
+    *static_cast<A*>(dst.value) = lanes[0];
+    if constexpr (tracks) *static_cast<P*>(dst.place) = places[0];
+  }
+
   static void fold(Line dst, Term src, Index count, Index pitch, Index inner, std::uint64_t place_step) {
+    if (inner == 1 && pitch == 1) return fold_run(dst, src, count, place_step);
     auto* value = static_cast<A*>(dst.value);
     auto* place = static_cast<P*>(dst.place);
     Source<1> from(&src);
@@ -148,13 +219,19 @@ struct Loops {
     for (Index k = 1; k < count; ++k) {
       from.advance(pitch);
       if constexpr (tracks) from.shift[0] += P(place_step);
+      const P* given = nullptr;
+      if constexpr (tracks) given = from.place[0];
+      const P shift = tracks ? from.shift[0] : P{};
+      const A* __restrict w = from.value[0];
       for (Index i = 0; i < inner; ++i) {
-        const A v = from.value[0][i];
-        if constexpr (tracks) {
-          if (R::template replaces<clean>(value[i], v)) {
-            value[i] = v;
-            place[i] = (from.place[0] ? from.place[0][i] : P(0)) + from.shift[0];
-          }
+        const A v = w[i];
+        if constexpr (counts) {
+          value[i] = R::add(value[i], v);
+          place[i] += given[i];
+        } else if constexpr (tracks) {
+          const bool taken = R::template replaces<clean>(value[i], v);
+          value[i] = taken ? v : value[i];
+          place[i] = taken ? (given ? P(given[i] + shift) : shift) : place[i];
         } else {
           value[i] = merged<R, clean>(value[i], v);
         }
@@ -162,6 +239,32 @@ struct Loops {
     }
   }
 };
+
+template <class R>
+concept lifting = requires(float* x, const Parameters& p) { R::lift(x, Index(1), p); };
+
+template <class R, class In, class A, class P>
+void admit(Line run, const std::uint8_t* mask, bool omit, Index n, const Parameters& p) {
+  auto* __restrict value = static_cast<A*>(run.value);
+  if (!mask && !omit) {
+    if constexpr (lifting<R>) R::lift(value, n, p);
+    return;
+  }
+  const A identity = A(R::template identity<std::conditional_t<is_half<In>, float, In>>);
+  P* place = nullptr;
+  if constexpr (!std::is_same_v<P, no_place>) place = static_cast<P*>(run.place);
+  constexpr Index kPiece = 256;
+  lane<A> taken[kPiece];
+  for (Index i = 0; i < n; i += kPiece, value += kPiece) {
+    const Index m = n - i < kPiece ? n - i : kPiece;
+    for (Index j = 0; j < m; ++j) taken[j] = !(omit && is_nan(value[j]));
+    if (mask) for (Index j = 0; j < m; ++j) taken[j] &= mask[i + j] != 0;
+    if constexpr (lifting<R>) R::lift(value, m, p);
+    for (Index j = 0; j < m; ++j) value[j] = taken[j] ? value[j] : identity;
+    if constexpr (!std::is_same_v<P, no_place>)
+      if (place) for (Index j = 0; j < m; ++j) place[i + j] = P(taken[j]);
+  }
+}
 
 // The identity is the input type's: where it is the result, it has to fit the output.
 template <class R, class In, class A, class P>
@@ -313,6 +416,38 @@ void finish(void* dst_, const void* src_, Index columns, Index inner, const Divi
   }
 }
 
+// Divides a run of accumulators in place by what `by` says.
+template <class A>
+void divide_columns(A* x, Index columns, Index inner, const Divisor& by) {
+  if (!by.column) return divide_in_place(x, columns * inner, by.scale);
+  for (Index o = 0; o < columns; ++o, x += inner) divide_in_place(x, inner, by.column[o] * by.scale);
+}
+
+template <class R, class A>
+void lower(void* run, Index columns, Index inner, const Divisor* by, const Parameters& p) {
+  auto* x = static_cast<A*>(run);
+  if (by) divide_columns(x, columns, inner, *by);
+  R::lower(x, columns * inner, p);
+}
+
+template <class R, class A, class P, class Out>
+void finish_counted(void* dst_, Line src, Index n, bool truncate, const Parameters& p) {
+  auto* __restrict dst = static_cast<Out*>(dst_);
+  auto* sum = static_cast<const A*>(src.value);
+  auto* count = static_cast<const P*>(src.place);
+  if constexpr (std::is_floating_point_v<A>) {
+    A part[256];
+    for (Index i = 0; i < n; i += 256) {
+      const Index m = n - i < 256 ? n - i : 256;
+      for (Index j = 0; j < m; ++j) part[j] = sum[i + j] / A(count[i + j]);
+      if constexpr (lifting<R>) R::lower(part, m, p);
+      convert_run(dst + i, part, m);
+    }
+  } else {
+    for (Index i = 0; i < n; ++i) dst[i] = quotient<Out>(sum[i], double(count[i]), truncate);
+  }
+}
+
 template <class A>
 bool any_nan(const void* run, Index n) {
   // Without its sign, a NaN's pattern is larger than infinity's: a running maximum finds it.
@@ -369,9 +504,6 @@ void visit_offsets(const void* offset, std::size_t size, Visit visit) {
   else if (size == 4) visit(static_cast<const std::uint32_t*>(offset));
   else visit(static_cast<const std::uint64_t*>(offset));
 }
-
-template <class A>
-using lane = std::conditional_t<sizeof(A) == 8, std::uint64_t, std::uint32_t>;
 
 template <class A>
 void widen_offsets(void* dst_, const void* src, std::size_t src_size, Index n) {
@@ -509,7 +641,8 @@ const Kernels* kernels() {
   using A = typename decltype(accumulator<R, In, variant>())::type;
   using Out = typename decltype(output<R, In>())::type;
   constexpr bool places = variant == Variant::places || variant == Variant::wide_places;
-  using P = std::conditional_t<!places, no_place,
+  constexpr bool counts = variant == Variant::counts;
+  using P = std::conditional_t<!places && !counts, no_place,
                                std::conditional_t<sizeof(A) == 8, std::uint64_t, std::uint32_t>>;
   using L = Loops<R, A, P>;
   static const Kernels set = [] {
@@ -535,12 +668,19 @@ const Kernels* kernels() {
     }
     k.fold = L::fold;
     k.finish = finish<A, Out>;
+    k.lifts = lifting<R>;
+    k.admit = admit<R, std::conditional_t<std::is_same_v<In, bool_t>, bool, In>, A, P>;
+    if constexpr (lifting<R>) k.lower = lower<R, A>;
+    if constexpr (counts) {
+      k.place_size = sizeof(P);
+      k.finish_counted = finish_counted<R, A, P, Out>;
+    }
     if constexpr (places) {
       k.place_size = sizeof(P);
       k.find_identity = find_identity<R, std::conditional_t<std::is_same_v<In, bool_t>, bool, In>, A>;
       k.store_places = store_places<P>;
     }
-    if constexpr (is_float<In> && !places) {
+    if constexpr (is_float<In> && !places && !counts) {
       k.load_divided = load_divided<In, A>;
       k.widen_offsets = widen_offsets<A>;
       k.route = route<A>;
@@ -554,12 +694,22 @@ const Kernels* kernels() {
 
 template <class R, class In>
 const Kernels* of_input(Variant variant) {
-  if constexpr (std::is_same_v<In, bool_t> && !R::info.boolean) return nullptr;
-  else if (variant == Variant::values) return kernels<R, In, Variant::values>();
-  else if (variant == Variant::wide_values) return kernels<R, In, Variant::wide_values>();
-  else if constexpr (R::info.selects)
-    return variant == Variant::places ? kernels<R, In, Variant::places>() : kernels<R, In, Variant::wide_places>();
-  else return nullptr;
+  constexpr Domain domain = R::info.domain;
+  if constexpr ((std::is_same_v<In, bool_t> && domain != Domain::all) || (!is_float<In> && domain == Domain::floats)) {
+    return nullptr;
+  } else {
+    if (variant == Variant::values) return kernels<R, In, Variant::values>();
+    if constexpr (R::info.selects) {
+      if (variant == Variant::places) return kernels<R, In, Variant::places>();
+      if (variant == Variant::wide_places) return kernels<R, In, Variant::wide_places>();
+    } else {
+      if constexpr (R::info.divides)
+        if (variant == Variant::counts) return kernels<R, In, Variant::counts>();
+      if (variant == Variant::wide_values)  // floats are as wide as they get
+        return kernels<R, In, is_float<In> ? Variant::values : Variant::wide_values>();
+    }
+    return nullptr;
+  }
 }
 
 template <class R>

@@ -1,8 +1,8 @@
 // Maximum: the first of equals wins, and a NaN wins over everything, the last one of several.
 struct max {
   static constexpr ReducerInfo info{
-      .name = "max", .numpy = "np.max(w)", .gradient = "to the winner",
-      .idempotent = true, .selects = true, .divides = false, .boolean = true};
+      .name = "max", .numpy = "np.max(w)", .gradient = Gradient::winner, .domain = Domain::all,
+      .idempotent = true, .selects = true};
 
   template <class A>
   static constexpr A identity = lowest<A>;

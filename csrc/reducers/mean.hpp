@@ -1,8 +1,8 @@
 // Mean: the sum, divided by the count of elements when the window is finished.
 struct mean {
   static constexpr ReducerInfo info{
-      .name = "mean", .numpy = "np.mean(w)", .gradient = "an even share to every element",
-      .idempotent = false, .selects = false, .divides = true, .boolean = false};
+      .name = "mean", .numpy = "np.mean(w)", .gradient = Gradient::even,
+      .divides = true};
 
   template <class A>
   static constexpr A identity = A(0);

@@ -1,8 +1,8 @@
 // Minimum: the first of equals wins, and a NaN wins over everything, the last one of several.
 struct min {
   static constexpr ReducerInfo info{
-      .name = "min", .numpy = "np.min(w)", .gradient = "to the winner",
-      .idempotent = true, .selects = true, .divides = false, .boolean = true};
+      .name = "min", .numpy = "np.min(w)", .gradient = Gradient::winner, .domain = Domain::all,
+      .idempotent = true, .selects = true};
 
   template <class A>
   static constexpr A identity = highest<A>;

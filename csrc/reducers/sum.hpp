@@ -1,8 +1,7 @@
 // Sum: a tree of additions whose shape depends on the window's length alone.
 struct sum {
   static constexpr ReducerInfo info{
-      .name = "sum", .numpy = "np.sum(w)", .gradient = "to every element",
-      .idempotent = false, .selects = false, .divides = false, .boolean = false};
+      .name = "sum", .numpy = "np.sum(w)", .gradient = Gradient::even};
 
   template <class A>
   static constexpr A identity = A(0);

@@ -1,6 +1,6 @@
 #include "pool.hpp"
 
-#include <bit>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <stdexcept>
@@ -19,17 +19,21 @@ constexpr Index kBlockBytes = Index(128) << 10;  // of the pooled lines behind a
 constexpr Index kPieceBytes = Index(4) << 10;   // of results on their way out
 constexpr Index kNowhere = std::numeric_limits<Index>::min();
 
-Index product(const std::vector<Index>& v) {
+Index window_of(const std::vector<Axis>& axes) {
   Index n = 1;
-  for (Index x : v)
-    if (__builtin_mul_overflow(n, x, &n)) return std::numeric_limits<Index>::max();
+  for (const Axis& axis : axes)
+    if (__builtin_mul_overflow(n, axis.kernel, &n)) return std::numeric_limits<Index>::max();
   return n;
 }
 
 }  // namespace
 
-std::size_t offset_size(const PoolArguments& a) {
-  const Index window = product(a.kernel);
+Weights weights_of(const ReducerInfo& info) {
+  return info.binomial ? Weights::binomial : info.idempotent ? Weights::overlapping : Weights::one;
+}
+
+std::size_t offset_size(const std::vector<Axis>& axes) {
+  const Index window = window_of(axes);
   return window <= 256 ? 1 : window <= 65536 ? 2 : window <= (Index(1) << 32) ? 4 : 8;
 }
 
@@ -40,20 +44,26 @@ std::vector<Axis> axes_of(const PoolArguments& a) {
   Index input = 1;
   for (std::size_t i = n; i-- > 0;) {
     Axis& axis = axes[i];
+    const WindowArguments& w = a.windows[i];
     axis.in = a.shape[a.axes[i]];
-    axis.out = a.out[i];
-    axis.kernel = a.kernel[i];
-    axis.stride = a.stride[i];
-    axis.before = a.before[i];
-    axis.after = a.after[i];
-    axis.dilation = a.dilation[i];
+    axis.out = w.out;
+    axis.kernel = w.kernel;
+    axis.stride = w.stride;
+    axis.before = w.before;
+    axis.after = w.after;
+    axis.dilation = w.dilation;
+    if (w.adaptive) adapt(axis);
     // An offset counts the taps of the window; a position in the plane counts its inputs.
     const bool plane = a.places == Places::plane;
     axis.tap_place = plane ? static_cast<std::uint64_t>(axis.dilation * input) : tap;
     axis.input_place = plane ? input : 0;
     tap *= static_cast<std::uint64_t>(axis.kernel);
     if (__builtin_mul_overflow(input, std::max<Index>(1, axis.in), &input)) input = 0;
-    if (a.divisor_override == 0) count_elements(axis, a.count_include_pad);
+    if (reducers()[reducer_from(a.reducer)].binomial) {
+      axis.count.assign(axis.out, std::ldexp(1.0, static_cast<int>(std::min<Index>(axis.kernel - 1, 2000))));
+    } else if (a.divisor_override == 0) {
+      count_elements(axis, a.count_include_pad);
+    }
   }
   return axes;
 }
@@ -61,9 +71,12 @@ std::vector<Axis> axes_of(const PoolArguments& a) {
 Pool::Pool(const PoolArguments& a) {
   const ReducerInfo& info = reducers()[reducer_from(a.reducer)];
   axes_ = axes_of(a);
-  const Index window = product(a.kernel);
+  const Index window = window_of(axes_);
   Variant variant = Variant::values;
-  if (a.places != Places::none) {
+  counted_ = info.divides && (a.masked || a.omits_nans) && a.divisor_override == 0;
+  if (counted_) {
+    variant = Variant::counts;
+  } else if (a.places != Places::none) {
     // Places count from a window's start; 32 bits hold them unless windows are huge.
     double reach = 0;
     for (const Axis& axis : axes_) reach += static_cast<double>(axis.kernel) * static_cast<double>(axis.tap_place);
@@ -72,8 +85,10 @@ Pool::Pool(const PoolArguments& a) {
     variant = Variant::wide_values;  // 2^15 elements of 16 bits still fit 31
   }
   places_ = a.places;
-  place_out_size_ = a.places == Places::plane ? 8 : offset_size(a);
-  divides_ = info.divides;
+  place_out_size_ = a.places == Places::plane ? 8 : offset_size(axes_);
+  divides_ = info.divides && !counted_;
+  masked_ = a.masked;
+  omits_ = a.omits_nans;
   truncate_ = a.truncate;
   few_ = window <= 4096;
   plan(a, a.shape, a.in_strides, a.out_strides, variant, false);
@@ -93,7 +108,7 @@ Pool Pool::spread(const PoolArguments& a) {
 void Pool::plan(const PoolArguments& a, const Shape& shape, const Shape& from, const Shape& to, Variant variant,
                 bool transposed) {
   const int reducer = reducer_from(a.reducer);
-  const bool overlapping = reducers()[reducer].idempotent;
+  const Weights weights = weights_of(reducers()[reducer]);
   isa_ = &isa();
   kernels_ = isa_->find(reducer, a.dtype, variant);
   if (!kernels_) throw std::invalid_argument(a.reducer + " is not defined for " + name_of(a.dtype));
@@ -103,21 +118,23 @@ void Pool::plan(const PoolArguments& a, const Shape& shape, const Shape& from, c
   if (layout_.line_axis_added) axes_.push_back(Axis{});
   if (axes_.size() == 1 && !layout_.outer.empty() && axes_[0].out < kInnerBlock) take_outer_axis(layout_, axes_);
   for (std::size_t i = 0; i < axes_.size(); ++i) {
-    if (transposed) axes_[i] = transpose(axes_[i], i + 1 == axes_.size());
+    if (transposed) axes_[i] = transpose(axes_[i], i + 1 == axes_.size(), weights);
     axes_[i].in_stride = layout_.axes[i][0];
     axes_[i].out_stride = layout_.axes[i][1];
-    if (axes_[i].chain.empty() && axes_[i].table.empty()) prepare(axes_[i], overlapping);
+    if (axes_[i].chain.empty() && axes_[i].table.empty()) prepare(axes_[i], weights);
   }
+  parameters_ = a.parameters;
+  admits_ = (kernels_->lifts && !transposed) || masked_ || omits_;
   if (layout_.line_axis_added) axes_.back().count = {1.0};
 
   const Axis& last = axes_.back();
   const Dim& inner = layout_.inner;
   inner_block_ = layout_.inner_block();
-  contiguous_lines_ = !divides_on_load_ && last.spacing == 1 && last.regular() &&
+  contiguous_lines_ = !divides_on_load_ && last.spacing == 1 &&
                       (inner.size == 1 || inner.stride[0] == 1) && (last.in == 1 || last.in_stride == inner.size);
-  raw_lines_ = contiguous_lines_ && kernels_->direct_load;
+  raw_lines_ = contiguous_lines_ && kernels_->direct_load && !admits_;
   column_divisor_ = divides_ && divisor_ == 0 && !last.constant_count;
-  flat_lines_ = axes_.size() > 1 && contiguous_lines_ && last.before == 0 && last.in == last.out * last.stride &&
+  flat_lines_ = axes_.size() > 1 && contiguous_lines_ && last.regular() && last.before == 0 && last.in == last.out * last.stride &&
                 last.span() <= last.stride && !layout_.line_axis_added && axes_[axes_.size() - 2].in_stride == last.in * inner.size;
 
   flat_out_ = inner.size == 1 || inner.stride[1] == 1;
@@ -133,7 +150,7 @@ void Pool::plan(const PoolArguments& a, const Shape& shape, const Shape& from, c
   int merges = 0;  // per input
   for (const Axis& axis : axes_)
     for (const Step& step : axis.chain) merges += step.count - 1;
-  scans_ = kernels_->any_nan && merges > 2;
+  scans_ = kernels_->any_nan && merges > 2 && !omits_;
   stream_ = static_cast<std::size_t>(outputs) * kernels_->out_size >= kStreamBytes;
 }
 
@@ -147,8 +164,8 @@ struct Reel {
 
 class PoolWorker {
  public:
-  PoolWorker(const Pool& p, const void* in, void* out, void* places)
-      : p_(p), k_(*p.kernels_), n_(static_cast<int>(p.axes_.size())), in_(in),
+  PoolWorker(const Pool& p, const void* in, void* out, void* places, const std::uint8_t* mask)
+      : p_(p), k_(*p.kernels_), n_(static_cast<int>(p.axes_.size())), in_(in), mask_(mask),
         out_{out, k_.out_size, last().out_stride, p.layout_.inner.stride[1], p.stream_, p.isa_},
         places_{places, p.place_out_size_, last().out_stride, p.layout_.inner.stride[1], p.stream_, p.isa_},
         inner_(p.inner_block_), states_(p.axes_.size()), coordinate_(n_),
@@ -164,9 +181,9 @@ class PoolWorker {
       states_[a].item = item;
       item *= p_.axes_[a].out;
     }
-    const Index in0 = offset[0] + task.inner_first * p_.layout_.inner.stride[0];
+    in_base_ = offset[0] + task.inner_first * p_.layout_.inner.stride[0];
     out_base_ = offset[1] + task.inner_first * p_.layout_.inner.stride[1];
-    const char* src = advance(in_, in0, k_.in_size);
+    const char* src = advance(in_, in_base_, k_.in_size);
     if (n_ == 1) return run_line(src, task.first, task.last);
     if (states_[0].item == 0) return;
     each_block(0, task.first, task.last, src,
@@ -184,6 +201,7 @@ class PoolWorker {
   };
 
   const Axis& last() const { return p_.axes_.back(); }
+  bool tracks() const { return p_.places_ != Places::none; }
 
   // ------------------------------------------------------------------ buffers
 
@@ -236,14 +254,15 @@ class PoolWorker {
       columns_ = std::clamp<Index>(elements(kStripBytes) / inner, 1, longest);
       raw = columns_ * inner;
     }
-    raw_ = s.take(raw, v);
+    raw_ = s.line(raw, v, p_.counted_ ? q : 0);
+    if (p_.masked_) admitted_ = static_cast<std::uint8_t*>(s.take(raw, 1));
     levels_.resize(line.regular() ? line.chain.size() : 1);
     if (!line.regular()) levels_[0] = s.line(inner, v, q);
     for (std::size_t i = 1; i < levels_.size(); ++i) levels_[i] = s.line(raw, v, q);
     chunk_ = std::max(elements(kPieceBytes), inner);
     result_ = s.line(chunk_, v, q);
     finished_ = s.take(chunk_, k_.out_size);
-    if (q) narrowed_ = s.take(chunk_, p_.place_out_size_);
+    if (tracks()) narrowed_ = s.take(chunk_, p_.place_out_size_);
   }
 
   // ------------------------------------------------------------------ outer axes
@@ -276,7 +295,7 @@ class PoolWorker {
     }
   }
 
-  bool clean(int a) const { return p_.scans_ && states_[a].dirty < states_[a].floor; }
+  bool clean(int a) const { return p_.omits_ || (p_.scans_ && states_[a].dirty < states_[a].floor); }
 
   void rewind(int a, Index position) {
     states_[a].dirty = kNowhere;
@@ -350,22 +369,28 @@ class PoolWorker {
     const Axis& axis = p_.axes_[a];
     const Index item = states_[a].item;
     for (Index i = first; i < end;) {
-      if (i < 0 || i >= axis.in) {
+      if (i < 0 || i >= axis.extent()) {
         const Index until = i < 0 ? std::min<Index>(end, 0) : end;
         k_.fill(dst, (until - i) * item);
         dst = advance(dst, (until - i) * item, k_);
         i = until;
         continue;
       }
-      const char* from = advance(src, i * axis.in_stride, k_.in_size);
-      coordinate_[a] = i;
+      if (axis.spacing > 1 && i % axis.spacing) {  // between the inputs of a transposed stride
+        k_.fill(dst, item);
+        dst = advance(dst, item, k_);
+        ++i;
+        continue;
+      }
+      const char* from = advance(src, i / axis.spacing * axis.in_stride, k_.in_size);
+      coordinate_[a] = i / axis.spacing;
       const Index dirty = dirty_lines_;
       Index n = 1;
       if (a == n_ - 2 && p_.flat_lines_) {  // no window crosses from one line to the next
-        n = std::min(end, axis.in) - i;
+        n = std::min(end, axis.extent()) - i;
         line(from, dst, 0, n * last().out, n * last().in);
       } else if (a == n_ - 2 && lines_ > 1) {
-        n = std::min(std::min(end, axis.in) - i, lines_);
+        n = axis.spacing > 1 ? 1 : std::min(std::min(end, axis.in) - i, lines_);
         strip(from, dst, 0, last().out, last().extent(), n, axis.in_stride);
       } else {
         produce(a + 1, from, dst);
@@ -420,17 +445,37 @@ class PoolWorker {
     }
   }
 
-  // Inputs first, first + step, ... of a line.
-  void load(void* dst, Index pitch, const char* src, Index first, Index columns, Index step = 1) {
+  // Inputs first, first + step, ... of a line. Those that are admitted come without gaps: pitch is inner.
+  void load(Line to, Index pitch, const char* src, Index first, Index columns, Index step = 1) {
+    void* dst = to.value;
     if (columns <= 0) return;
     src = advance(src, first * last().in_stride, k_.in_size);
     const Runs runs{columns, last().in == 1 ? inner_ : step * last().in_stride, inner_, p_.layout_.inner.stride[0]};
-    if (!p_.divides_on_load_) return k_.load(dst, pitch, src, runs);
+    if (!p_.divides_on_load_) {
+      k_.load(dst, pitch, src, runs);
+      if (p_.admits_) admit(to, src, runs);
+      return;
+    }
     Divisor by = divisor(first);
     if (step == 1 || !by.column) return k_.load_divided(dst, pitch, src, runs, by);
     for (Index c = 0; c < columns; ++c, by.column += step)  // the columns' counts lie apart as well
       k_.load_divided(advance(dst, c * pitch, k_.acc_size), pitch, advance(src, c * runs.pitch, k_.in_size),
                       {1, runs.pitch, runs.inner, runs.inner_stride}, by);
+  }
+
+  void admit(Line to, const char* src, const Runs& runs) {
+    const Index n = runs.columns * runs.inner;
+    const std::uint8_t* mask = nullptr;
+    if (p_.masked_) {
+      mask = mask_ + (src - static_cast<const char*>(in_)) / static_cast<Index>(k_.in_size);
+      if ((runs.inner > 1 && runs.inner_stride != 1) || (runs.columns > 1 && runs.pitch != runs.inner)) {
+        std::uint8_t* dense = admitted_;
+        for (Index c = 0; c < runs.columns; ++c)
+          for (Index i = 0; i < runs.inner; ++i) *dense++ = mask[c * runs.pitch + i * runs.inner_stride];
+        mask = admitted_;
+      }
+    }
+    k_.admit(to, mask, p_.omits_, n, p_.parameters_);
   }
 
   // n outputs from `first` on, of `rows` lines at once that lie row_stride apart. Many lines at a time
@@ -441,7 +486,7 @@ class PoolWorker {
     const Index length = (n - 1) * axis.stride + axis.span();
     const bool inside = low >= 0 && low + length <= extent;
 
-    const void* base = raw_;
+    const void* base = raw_.value;
     if (inside && p_.raw_lines_ && rows == 1) {
       base = advance(src, low * axis.in_stride, k_.in_size);
       ahead_.consumed(advance(base, length * inner_, k_.in_size));
@@ -451,7 +496,7 @@ class PoolWorker {
     }
     const Index line_bytes = n * axis.stride * inner_ * static_cast<Index>(k_.in_size);
 
-    const bool clean = p_.scans_ && !k_.any_nan(base, rows * length * inner_);
+    const bool clean = p_.omits_ || (p_.scans_ && !k_.any_nan(base, rows * length * inner_));
     dirty_lines_ += !clean;
     const std::size_t steps = axis.chain.size();
     for (std::size_t s = 0; s < steps; ++s) {
@@ -459,7 +504,7 @@ class PoolWorker {
       Term terms[kTerms];
       for (int j = 0; j < step.count; ++j) {
         const auto [level, shift] = step.parts[j];
-        set(terms[j], level ? levels_[level].value : base, level ? levels_[level].place : nullptr,
+        set(terms[j], level ? levels_[level].value : base, level ? levels_[level].place : raw_.place,
             shift * axis.dilation * inner_, k_);
         terms[j].shift = static_cast<std::uint64_t>(shift) * axis.tap_place;
       }
@@ -485,7 +530,7 @@ class PoolWorker {
     const Axis& axis = last();
     // The padding of the strip before is still there if this one lies the same way.
     if (padded_low_ != low || padded_length_ != length) {
-      k_.fill({raw_, nullptr}, lines_ * length * inner_);
+      k_.fill(raw_, lines_ * length * inner_);
       padded_low_ = low, padded_length_ = length;
     }
     Index begin = std::max<Index>(low, 0), end = std::max(begin, std::min(low + length, extent));
@@ -493,14 +538,14 @@ class PoolWorker {
       begin = (begin + axis.spacing - 1) / axis.spacing;
       end = (end - 1) / axis.spacing + 1;
     }
-    void* to = advance(raw_, (begin * axis.spacing - low) * inner_, k_.acc_size);
-    if (p_.contiguous_lines_ && rows > 1)  // each row is one run
-      return k_.load(to, length * inner_, advance(src, begin * axis.in_stride, k_.in_size),
+    const Line to = advance(raw_, (begin * axis.spacing - low) * inner_, k_);
+    if (p_.contiguous_lines_ && rows > 1 && !p_.admits_)  // each row is one run
+      return k_.load(to.value, length * inner_, advance(src, begin * axis.in_stride, k_.in_size),
                      {rows, row_stride, (end - begin) * inner_, 1});
     const Index first_row = n_ > 1 ? coordinate_[n_ - 2] : 0;
     for (Index row = 0; row < rows; ++row) {
       if (n_ > 1) coordinate_[n_ - 2] = first_row + row;
-      load(advance(to, row * length * inner_, k_.acc_size), axis.spacing * inner_,
+      load(advance(to, row * length * inner_, k_), axis.spacing * inner_,
            advance(src, row * row_stride, k_.in_size), begin, end - begin);
     }
     if (n_ > 1) coordinate_[n_ - 2] = first_row;
@@ -510,25 +555,45 @@ class PoolWorker {
     const Axis& axis = last();
     for (Index o = first; o < end; ++o, dst = advance(dst, inner_, k_)) {
       const Window& w = axis.table[o];
+      if (o > first && w == axis.table[o - 1]) {  // the transpose of a large window: many alike
+        copy(dst, advance(dst, -inner_, k_), inner_);
+        continue;
+      }
       if (w.count == 0) k_.fill(dst, inner_);
-      for (Index done = 0; done < w.count; done += columns_) {
-        const Index n = std::min(columns_, w.count - done);
+      const Index longest = raw_window() ? w.count : columns_;
+      for (Index done = 0; done < w.count; done += longest) {
+        const Index n = std::min(longest, w.count - done);
         const Index input = w.first + done * axis.table_step;
-        load(raw_, inner_, src, input, n, axis.table_step);
-        Term taps[2];
-        set(taps[1], raw_, nullptr, 0, k_);
-        taps[1].shift = static_cast<std::uint64_t>(w.tap + done) * axis.tap_place;
+        Line taps = raw_;
+        if (raw_window()) {
+          taps.value = const_cast<char*>(advance(src, input * axis.in_stride, k_.in_size));
+          ahead_.consumed(advance(taps.value, n * inner_, k_.in_size));
+          ahead_.ask(n * inner_ * static_cast<Index>(k_.in_size));
+        } else {
+          load(raw_, inner_, src, input, n, axis.table_step);
+        }
+        Term terms[2];
+        set(terms[1], taps.value, taps.place, 0, k_);
+        terms[1].shift = static_cast<std::uint64_t>(w.tap + done) * axis.tap_place;
         const Line piece = done ? levels_[0] : dst;
-        k_.fold(piece, taps[1], n, inner_, inner_, axis.tap_place);
+        k_.fold(piece, terms[1], n, inner_, inner_, axis.tap_place);
         if (done) {  // after what there is
-          set(taps[0], dst.value, dst.place, 0, k_);
-          set(taps[1], piece.value, piece.place, 0, k_);
-          k_.merge[0](result_, taps, 2, inner_);
-          set(taps[0], result_.value, result_.place, 0, k_);
-          k_.merge[0](dst, taps, 1, inner_);
+          set(terms[0], dst.value, dst.place, 0, k_);
+          set(terms[1], piece.value, piece.place, 0, k_);
+          k_.merge[0](result_, terms, 2, inner_);
+          copy(dst, result_, inner_);
         }
       }
     }
+    ++dirty_lines_;
+  }
+
+  // A listed window may be read where it lies.
+  bool raw_window() const { return p_.raw_lines_ && last().table_step == 1; }
+
+  void copy(Line to, Line from, Index n) const {
+    std::memcpy(to.value, from.value, static_cast<std::size_t>(n) * k_.acc_size);
+    if (to.place) std::memcpy(to.place, from.place, static_cast<std::size_t>(n) * k_.place_size);
   }
 
   // ------------------------------------------------------------------ results
@@ -595,31 +660,44 @@ class PoolWorker {
     Index where = out_base_;
     for (int a = 0; a < n_; ++a) where += coordinate_[a] * p_.axes_[a].out_stride;
     const Index runs = flat ? 1 : columns, run = flat ? columns * inner_ : inner_;
-    const bool divide = p_.divides_ && !p_.divides_on_load_;
-    const bool finishes = divide || !k_.direct_finish;
+    const bool divide = p_.divides_ && !p_.divides_on_load_, lowers = k_.lower && !p_.divides_on_load_;
+    const bool finishes = divide || lowers || p_.counted_ || !k_.direct_finish;
     void* direct = !out_.streams && out_.contiguous(runs, run) ? out_.at(where) : nullptr;
 
-    const Line to{direct && !finishes ? direct : result_.value, result_.place};
+    const bool in_place = direct && k_.direct_finish && (!finishes || (lowers && !p_.counted_));
+    const Line to{in_place ? direct : result_.value, result_.place};
     ahead_.ask(columns * inner_ * static_cast<Index>(k_.in_size) * p_.axes_[0].stride / 2);
     merge(to);
     const void* values = to.value;
-    if (finishes) {
+    void* finished = direct ? direct : finished_;
+    if (p_.counted_) {
+      k_.finish_counted(finished, to, columns * inner_, p_.truncate_, p_.parameters_);
+      values = finished;
+    } else if (finishes) {
       Divisor by;
       if (divide) by = divisor(coordinate_[n_ - 1]);
-      void* finished = direct ? direct : finished_;
-      k_.finish(finished, values, columns, inner_, divide ? &by : nullptr);
-      values = finished;
+      const Divisor* divides = divide ? &by : nullptr;
+      if (lowers) {
+        k_.lower(to.value, columns, inner_, divides, p_.parameters_);
+        divides = nullptr;
+      }
+      if (divides || !k_.direct_finish) {
+        k_.finish(finished, values, columns, inner_, divides);
+        values = finished;
+      }
     }
     out_.store(where, values, runs, run);
 
-    if (k_.place_size) {
+    if (tracks()) {
       // Places count from where a window starts; positions from where the plane does.
       for (Index c = 0; c < columns;) {
-        const Index n = std::min(columns - c, last().out - coordinate_[n_ - 1]);
+        const Index left = last().irregular ? 1 : last().out - coordinate_[n_ - 1];
+        const Index n = std::min(columns - c, left);
         k_.store_places(advance(narrowed_, c * inner_, p_.place_out_size_), p_.place_out_size_,
                         advance(to.place, c * inner_, k_.place_size), n, inner_, start_place(),
                         last().stride * last().input_place);
-        if (clips_) repair(advance(to.value, c * inner_, k_.acc_size), advance(narrowed_, c * inner_, p_.place_out_size_), n);
+        if (clips_ || p_.admits_)
+          repair(advance(to.value, c * inner_, k_.acc_size), advance(narrowed_, c * inner_, p_.place_out_size_), n);
         c += n;
         coordinate_[n_ - 1] += n;
         for (int a = n_ - 1; a > 0 && coordinate_[a] == p_.axes_[a].out; --a) coordinate_[a] = 0, ++coordinate_[a - 1];
@@ -635,43 +713,69 @@ class PoolWorker {
     return place;
   }
 
-  // Padding equals the least element. Where a window at the border gives just that, every element of
-  // it is least, and the first one inside the input is the winner; without one there is no winner.
+  // Padding, and what takes no part, equal the least element. Where a window gives just that, every
+  // element of it is least, and the first one that takes part is the winner; without one there is none.
   void repair(const void* values, void* stored, Index columns) {
     const Index n = columns * inner_, first = coordinate_[n_ - 1];
     for (Index i = k_.find_identity(values, 0, n); i < n; i = k_.find_identity(values, i + 1, n)) {
       const Index column = first + i / inner_;
-      Index place = 0;
-      bool inside = true, empty = false;
+      const auto output = [&](int a) { return a == n_ - 1 ? column : coordinate_[a]; };
+      bool inside = !p_.admits_;
       for (int a = 0; a < n_; ++a) {
         const Axis& axis = p_.axes_[a];
-        const Index o = a == n_ - 1 ? column : coordinate_[a];
-        if (axis.start(o) >= 0 && axis.start(o) + axis.span() <= axis.in) continue;
-        inside = false;
-        empty = empty || axis.valid(o).count == 0;
+        inside = inside && axis.start(output(a)) >= 0 && axis.start(output(a)) + axis.span() <= axis.in;
       }
-      if (inside) continue;
-      for (int a = 0; a < n_; ++a) {
-        const Axis& axis = p_.axes_[a];
-        const Window w = axis.valid(a == n_ - 1 ? column : coordinate_[a]);
-        place += p_.places_ == Places::offset ? w.tap * static_cast<Index>(axis.tap_place) : w.first * axis.input_place;
-      }
-      if (empty) place = p_.places_ == Places::offset ? 0 : -1;
-      void* at = advance(stored, i, p_.place_out_size_);
-      if (p_.place_out_size_ == 1) *static_cast<std::uint8_t*>(at) = static_cast<std::uint8_t>(place);
-      else if (p_.place_out_size_ == 2) *static_cast<std::uint16_t*>(at) = static_cast<std::uint16_t>(place);
-      else if (p_.place_out_size_ == 4) *static_cast<std::uint32_t*>(at) = static_cast<std::uint32_t>(place);
-      else *static_cast<Index*>(at) = place;
+      if (!inside) put(stored, i, first_part(output, i % inner_));
     }
+  }
+
+  // The place of the first element of a window that takes part; 0 as an offset, -1 in the plane if none.
+  template <class Output>
+  Index first_part(Output output, Index channel) {
+    const bool offset = p_.places_ == Places::offset;
+    std::vector<Index> tap(n_, 0);
+    for (int a = 0; a >= 0;) {
+      Index place = 0, at = in_base_ + channel * p_.layout_.inner.stride[0];
+      bool exists = true;
+      for (int b = 0; b < n_; ++b) {
+        const Axis& axis = p_.axes_[b];
+        const Window w = axis.valid(output(b));
+        exists = exists && w.count > 0;
+        const Index input = w.first + tap[b] * axis.dilation;
+        at += input * axis.in_stride;
+        place += offset ? (w.tap + tap[b]) * static_cast<Index>(axis.tap_place) : input * axis.input_place;
+      }
+      if (!exists) break;
+      if (takes_part(at)) return place;
+      for (a = n_ - 1; a >= 0 && ++tap[a] == p_.axes_[a].valid(output(a)).count; --a) tap[a] = 0;
+    }
+    return offset ? 0 : -1;
+  }
+
+  bool takes_part(Index at) const {
+    if (p_.masked_ && !mask_[at]) return false;
+    if (!p_.omits_ || !k_.any_nan) return true;
+    double value = 0;  // room for any accumulator
+    k_.load(&value, 1, advance(in_, at, k_.in_size), {1, 1, 1, 1});
+    return !k_.any_nan(&value, 1);
+  }
+
+  void put(void* stored, Index i, Index place) const {
+    void* at = advance(stored, i, p_.place_out_size_);
+    if (p_.place_out_size_ == 1) *static_cast<std::uint8_t*>(at) = static_cast<std::uint8_t>(place);
+    else if (p_.place_out_size_ == 2) *static_cast<std::uint16_t*>(at) = static_cast<std::uint16_t>(place);
+    else if (p_.place_out_size_ == 4) *static_cast<std::uint32_t*>(at) = static_cast<std::uint32_t>(place);
+    else *static_cast<Index*>(at) = place;
   }
 
   const Pool& p_;
   const Kernels& k_;
   const int n_;
   const void* in_;
+  const std::uint8_t* mask_;
   const Target out_, places_;
   Index lines_ = 1;  // at a time
-  Index inner_, columns_ = 1, chunk_ = 1, out_base_ = 0;
+  Index inner_, columns_ = 1, chunk_ = 1, in_base_ = 0, out_base_ = 0;
   bool clips_ = false;
   bool clean_ = false;     // the block being visited holds no NaN
   Index dirty_lines_ = 0;  // lines met so far that may
@@ -680,19 +784,20 @@ class PoolWorker {
   std::vector<Index> coordinate_;
   Line result_;
   ReadAhead ahead_;
-  void* raw_ = nullptr;
+  Line raw_ = {};
+  std::uint8_t* admitted_ = nullptr;
   void *finished_ = nullptr, *narrowed_ = nullptr;
   Index padded_low_ = kNowhere, padded_length_ = 0;
   Scratch scratch_;
 };
 
-void Pool::run(const void* in, void* out, void* places) const {
+void Pool::run(const void* in, void* out, void* places, const std::uint8_t* mask) const {
   const Axis& first = axes_.front();
   if (elements_ == 0) return;
   const int threads = elements_ < kParallelElements ? 1 : thread_count();
   const Index halo = axes_.size() == 1 ? kInnerBlock / 2 : (first.regular() ? first.span() / std::max<Index>(first.stride, 1) : 1);
   const auto tasks = split(layout_, first.out, halo, inner_block_, threads);
-  parallel(tasks, threads, [&] { return PoolWorker(*this, in, out, places); });
+  parallel(tasks, threads, [&] { return PoolWorker(*this, in, out, places, mask); });
 }
 
 }  // namespace infinitypool

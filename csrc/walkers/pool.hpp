@@ -11,30 +11,40 @@ namespace infinitypool {
 
 enum class Places : std::uint8_t { none, offset, plane };
 
+struct WindowArguments {
+  Index kernel = 1, stride = 1, before = 0, after = 0, dilation = 1, out = 1;
+  bool adaptive = false;  // the output's size alone says where windows lie
+};
+
 struct PoolArguments {
   std::string reducer;
   DType dtype;
   Shape shape;                 // of the forward input
   Shape in_strides, out_strides, offset_strides;
   std::vector<int> axes;       // ascending
-  std::vector<Index> kernel, stride, before, after, dilation, out;
+  std::vector<WindowArguments> windows;  // per pooled axis
   bool count_include_pad = false;
   Index divisor_override = 0;
   bool truncate = false;
   Places places = Places::none;
+  Parameters parameters = {};
+  bool masked = false, omits_nans = false;  // which elements take part
+  Shape x_strides = {}, result_strides = {};  // of the forward call, where a gradient is weighted
 };
 
 // The pooled axes with their windows, counted and with their places' weights.
 std::vector<Axis> axes_of(const PoolArguments& a);
 
-std::size_t offset_size(const PoolArguments& a);  // bytes of one compact offset
+std::size_t offset_size(const std::vector<Axis>& axes);  // bytes of one compact offset
+Weights weights_of(const ReducerInfo& info);
 
 // One planned operation: immutable, so that any number of threads may run it.
 class Pool {
  public:
   explicit Pool(const PoolArguments& a);                  // forward
   static Pool spread(const PoolArguments& a);             // gradient of a mean or a sum
-  void run(const void* in, void* out, void* places) const;
+  // mask: a byte for each element, strided as the input
+  void run(const void* in, void* out, void* places, const std::uint8_t* mask = nullptr) const;
 
  private:
   friend class PoolWorker;
@@ -57,6 +67,9 @@ class Pool {
   bool flat_out_ = false;        // results lie together and share a divisor
   bool stream_ = false;
   bool scans_ = false;           // looks for NaNs, to merge faster where there are none
+  bool admits_ = false;          // elements are lifted, masked or omitted as they are loaded
+  bool masked_ = false, omits_ = false, counted_ = false;  // counted_: sums carry a count each
+  Parameters parameters_;
   Index inner_block_ = 1, elements_ = 0;
 };
 

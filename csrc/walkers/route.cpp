@@ -2,6 +2,7 @@
 
 #include <limits>
 #include <stdexcept>
+#include <utility>
 
 #include "parallel.hpp"
 #include "scratch.hpp"
@@ -26,7 +27,7 @@ Route::Route(const PoolArguments& a) {
   kernels_ = isa_->find(reducer, a.dtype, Variant::values);
   if (!kernels_ || !kernels_->route) throw std::invalid_argument(a.reducer + " has no gradient to route");
   axes_ = axes_of(a);
-  offset_size_ = offset_size(a);
+  offset_size_ = offset_size(axes_);
   layout_ = layout_of(a.shape, {a.out_strides, a.offset_strides, a.in_strides}, a.axes, kGradIn);
   if (layout_.line_axis_added) axes_.push_back(Axis{});
   if (axes_.size() == 1) take_outer_axis(layout_, axes_);
@@ -41,6 +42,7 @@ Route::Route(const PoolArguments& a) {
   stream_ = static_cast<std::size_t>(inputs) * kernels_->out_size >= kStreamBytes;
   inner_block_ = layout_.inner_block();
   compares_ = window_ <= kCompareWindow && axes_.back().stride <= kCompareWindow;
+  for (const Axis& axis : axes_) compares_ = compares_ && !axis.irregular;
 
   // Accumulators of one input along the first axis, with the padding around the others. Lines that
   // are compared keep the phases of their stride apart, so that taps add whole runs.
@@ -193,13 +195,27 @@ class RouteWorker {
     if (columns < line.in) emit(zeros_, columns, line.in - columns);
   }
 
+  // The outputs from low to high that may read inputs [first, end).
+  static std::pair<Index, Index> readers(const Axis& axis, Index first, Index end) {
+    if (axis.irregular) {
+      const auto reads = [&](Index o) { return axis.table[o].first + axis.table[o].count > first; };
+      Index low = 0, high = axis.out - 1;
+      for (Index step = axis.out; step; step /= 2) {  // windows start and end in rising order
+        while (low + step <= axis.out && !reads(low + step - 1)) low += step;
+        while (high - step >= 0 && axis.start(high - step + 1) >= end) high -= step;
+      }
+      return {low, high};
+    }
+    const auto floor_div = [](Index a, Index b) { return a >= 0 ? a / b : -((-a + b - 1) / b); };
+    return {std::max<Index>(0, floor_div(first + axis.before - axis.span(), axis.stride) + 1),
+            std::min(axis.out - 1, floor_div(end - 1 + axis.before, axis.stride))};
+  }
+
   // Inputs [first, end) of the first axis: every output that reads them adds to a band of sums, which
   // slides along and hands out what is complete.
   void gather(Index first, Index end) {
     const Axis& top = axis(0);
-    const auto floor_div = [](Index a, Index b) { return a >= 0 ? a / b : -((-a + b - 1) / b); };
-    const Index low = std::max<Index>(0, floor_div(first + top.before - top.span(), top.stride) + 1);
-    const Index high = std::min(top.out - 1, floor_div(end - 1 + top.before, top.stride));
+    const auto [low, high] = readers(top, first, end);
     origin_ = std::min(first, top.start(low));
     emitted_ = first;
     const auto bytes = [&](Index rows) { return static_cast<std::size_t>(rows * r_.row_) * k_.acc_size; };
@@ -214,7 +230,7 @@ class RouteWorker {
       }
       each_line(output_, &Axis::out, o, o + 1, [&] {
         Index where = (top.start(o) - origin_) * r_.steps_[0];
-        for (int a = n_ - 2; a > 0; --a) where += output_[a] * axis(a).stride * r_.steps_[a];
+        for (int a = n_ - 2; a > 0; --a) where += (axis(a).start(output_[a]) + axis(a).before) * r_.steps_[a];
         add_line(advance(band_, where, k_.acc_size));
       });
     }
@@ -233,8 +249,13 @@ class RouteWorker {
       return;
     }
     ask(last().out * inner_);
-    k_.scatter(sums, grad, offsets, r_.offset_size_, r_.delta_.data(), r_.window_, last().out,
-               last().stride * inner_, inner_);
+    if (!last().irregular)
+      return k_.scatter(sums, grad, offsets, r_.offset_size_, r_.delta_.data(), r_.window_, last().out,
+                        last().stride * inner_, inner_);
+    for (Index o = 0; o < last().out; ++o)
+      k_.scatter(advance(sums, last().start(o) * inner_, k_.acc_size), advance(grad, o * inner_, k_.acc_size),
+                 advance(offsets, o * inner_, r_.offset_size_), r_.offset_size_, r_.delta_.data(), r_.window_, 1, 0,
+                 inner_);
   }
 
   void compare(char* sums, const char* grad, const char* offsets) {

@@ -14,12 +14,16 @@ Index floor_div(Index a, Index b) { return a >= 0 ? a / b : -((-a + b - 1) / b);
 // Windows that reach further are not held in memory from end to end if their taps are few.
 constexpr Index kLongSpan = Index(1) << 16;
 
+// Windows side by side and at least this long give their gradient to each element from one place.
+constexpr Index kLongShare = 8;
+
 // What a step of `parts` costs, in loads; its store and its loop count as two more.
 Index step_cost(int parts) { return parts + 2; }
 
 struct Builder {
   Chain chain;
-  bool overlapping;
+  Weights weights = Weights::one;
+  bool overlapping = false;
   struct Plan { Index cost; int parts; Index width; };
   std::map<Index, Plan> plans;
 
@@ -40,6 +44,11 @@ struct Builder {
 
   int level(Index k) {
     if (k == 1) return 0;
+    if (weights == Weights::binomial) {  // Pascal's rule: two neighbours of the row before
+      const int part = level(k - 1);
+      chain.push_back({k, 2, {{part, 0}, {part, 1}}});
+      return static_cast<int>(chain.size());
+    }
     const Plan chosen = plan(k);
     const int part = level(chosen.width);
     Step step{k, chosen.parts, {}};
@@ -53,17 +62,21 @@ struct Builder {
 
 }  // namespace
 
-Chain build_chain(Index kernel, bool overlapping) {
-  Builder builder{{}, overlapping, {}};
+Chain build_chain(Index kernel, Weights weights) {
+  Builder builder;
+  builder.weights = weights;
+  builder.overlapping = weights == Weights::overlapping;
   if (builder.level(kernel) == 0) builder.chain.push_back({1, 1, {{0, 0}}});
   return std::move(builder.chain);
 }
 
 bool Axis::may_clip() const {
+  if (irregular) return false;  // tables are written for the input they are used on
   return out > 0 && (before > 0 || start(out - 1) + span() > extent());
 }
 
 Window Axis::valid(Index o) const {
+  if (irregular) return table[o];
   const Index first = start(o);
   const Index tap = first >= 0 ? 0 : ceil_div(-first, dilation);
   const Index end = std::min(kernel, ceil_div(std::max<Index>(in - first, 0), dilation));
@@ -71,11 +84,33 @@ Window Axis::valid(Index o) const {
   return {first + tap * dilation, end - tap, tap};
 }
 
+void adapt(Axis& axis) {
+  if (axis.in % axis.out == 0) {  // windows of equal length, side by side
+    axis.kernel = axis.stride = axis.in / axis.out;
+    return;
+  }
+  // o * in / out without its product, which may leave 64 bits.
+  const Index quotient = axis.in / axis.out, rest = axis.in % axis.out;
+  const auto scaled = [&](Index o, bool up) {
+    const auto product = static_cast<unsigned __int128>(o) * static_cast<unsigned __int128>(rest);
+    const auto fraction = (product + (up ? axis.out - 1 : 0)) / static_cast<unsigned __int128>(axis.out);
+    return o * quotient + static_cast<Index>(fraction);
+  };
+  std::vector<Window> table(axis.out);
+  for (Index o = 0; o < axis.out; ++o) {
+    const Index first = scaled(o, false);
+    table[o] = {first, scaled(o + 1, true) - first, 0};
+  }
+  axis.kernel = quotient + (axis.out % rest == 0 ? 1 : 2);
+  axis.irregular = true;
+  list(axis, std::move(table), 1);
+}
+
 void count_elements(Axis& axis, bool include_padding) {
   axis.count.resize(axis.out);
   for (Index o = 0; o < axis.out; ++o) {
     Index n = axis.valid(o).count;
-    if (include_padding)
+    if (include_padding && !axis.irregular)
       n = std::clamp<Index>(ceil_div(axis.in + axis.after - axis.start(o), axis.dilation), 0, axis.kernel);
     axis.count[o] = static_cast<double>(n);
   }
@@ -94,19 +129,19 @@ void list(Axis& axis, std::vector<Window> table, Index step) {
   }
 }
 
-void prepare(Axis& axis, bool overlapping) {
+void prepare(Axis& axis, Weights weights) {
   const bool outside = axis.span() > 2 * axis.in + 64;
   const bool scattered = axis.dilation > 64 && axis.span() > kLongSpan;
-  if (axis.spacing == 1 && (outside || scattered)) {
+  if (axis.spacing == 1 && (outside || scattered) && weights != Weights::binomial) {
     std::vector<Window> table(axis.out);
     for (Index o = 0; o < axis.out; ++o) table[o] = axis.valid(o);
     list(axis, std::move(table), axis.dilation);
   } else {
-    axis.chain = build_chain(axis.kernel, overlapping);
+    axis.chain = build_chain(axis.kernel, weights);
   }
 }
 
-Axis transpose(const Axis& axis, bool innermost) {
+Axis transpose(const Axis& axis, bool innermost, Weights weights) {
   Axis back;
   back.in = axis.out;
   back.out = axis.in;
@@ -115,9 +150,24 @@ Axis transpose(const Axis& axis, bool innermost) {
   back.before = axis.span() - 1 - axis.before;
   back.count = axis.count;  // what the gradient is divided by, per input of this axis
   back.constant_count = axis.constant_count;
-  back.spacing = innermost ? axis.stride : 1;
-  if ((innermost || axis.stride == 1) && back.span() <= 2 * back.extent() + 64) {
-    back.chain = build_chain(back.kernel, false);
+  back.spacing = innermost || weights == Weights::binomial ? axis.stride : 1;
+  const bool apart = axis.stride >= axis.span() && axis.kernel >= kLongShare;  // one reader for many inputs
+  if (weights == Weights::binomial ||
+      (!axis.irregular && (innermost || axis.stride == 1) && !apart && back.span() <= 2 * back.extent() + 64)) {
+    back.chain = build_chain(back.kernel, weights);
+    return back;
+  }
+
+  if (axis.irregular) {  // starts and ends rise, so the readers of an input are a run
+    std::vector<Window> readers(axis.in, Window{0, 0, 0});
+    Index first = 0, end = 0;
+    for (Index i = 0; i < axis.in; ++i) {
+      while (end < axis.out && axis.table[end].first <= i) ++end;
+      while (first < end && axis.table[first].first + axis.table[first].count <= i) ++first;
+      readers[i] = {first, end - first, 0};
+    }
+    back.spacing = 1;
+    list(back, std::move(readers), 1);
     return back;
   }
 

@@ -16,10 +16,14 @@ struct Step {
   Part parts[kTerms];
 };
 using Chain = std::vector<Step>;
-Chain build_chain(Index kernel, bool overlapping);
+enum class Weights : std::uint8_t { one, overlapping, binomial };  // overlapping: an element may count twice
+Chain build_chain(Index kernel, Weights weights);
 
 // The inputs first, first + step, ... of one output; tap is the place of the first in its window.
-struct Window { Index first, count, tap; };
+struct Window {
+  Index first, count, tap;
+  bool operator==(const Window&) const = default;
+};
 
 struct Axis {
   Index in = 1, out = 1;
@@ -32,6 +36,7 @@ struct Axis {
   // Regular windows are built by the chain; a table replaces it where windows differ in length.
   Chain chain;
   std::vector<Window> table;
+  bool irregular = false;  // windows start where the table says: `kernel` is the longest of them
   Index table_step = 1;
   std::vector<Index> table_floor;  // the lowest input that an output or any later one reads
 
@@ -45,13 +50,16 @@ struct Axis {
   Index input_place = 0;
 
   Index span() const { return (kernel - 1) * dilation + 1; }
-  Index start(Index o) const { return o * stride - before; }
-  Index padded() const { return (out - 1) * stride + span(); }  // what the windows reach over
+  Index start(Index o) const { return irregular ? table[o].first : o * stride - before; }
+  Index padded() const { return irregular ? in : (out - 1) * stride + span(); }  // what the windows reach over
   Index extent() const { return (in - 1) * spacing + 1; }  // inputs with the zeros between them
   bool regular() const { return table.empty(); }
   bool may_clip() const;  // does any window reach beyond the input?
-  Window valid(Index o) const;  // the taps of a regular window that lie inside the input
+  Window valid(Index o) const;  // the taps of a window that lie inside the input
 };
+
+// The windows of adaptive pooling: from floor(o * in / out) up to ceil((o + 1) * in / out).
+void adapt(Axis& axis);
 
 void count_elements(Axis& axis, bool include_padding);
 
@@ -59,10 +67,10 @@ void count_elements(Axis& axis, bool include_padding);
 void list(Axis& axis, std::vector<Window> table, Index step);
 
 // Windows that lie mostly outside, or whose taps lie far apart, are cheaper to list than to build.
-void prepare(Axis& axis, bool overlapping);
+void prepare(Axis& axis, Weights weights);
 
 // The axis on which the gradient travels: outputs become inputs. The innermost axis gets its zeros
 // between the columns and keeps a chain; outer axes list the outputs that read each input.
-Axis transpose(const Axis& axis, bool innermost);
+Axis transpose(const Axis& axis, bool innermost, Weights weights);
 
 }  // namespace infinitypool

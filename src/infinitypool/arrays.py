@@ -299,9 +299,9 @@ def _pool(
     values = _allocate(plan, plan.dtype)
     if return_indices:
         indices = _allocate(plan, _INT64)
-        plan.run(_address(array), _address(values), _address(indices))
+        plan.run(_address(array), _address(values), _address(indices), 0, 0)
         return (values, indices) if restore is None else (restore(values, bits), restore(indices))
-    plan.run(_address(array), _address(values), 0)
+    plan.run(_address(array), _address(values), 0, 0, 0)
     return values if restore is None else restore(values, bits)
 
 
@@ -401,7 +401,7 @@ def _pool_into(
     arrays = [target for target, _ in targets.values()]
     if len(arrays) == 2 and _overlap(*arrays):
         raise ValueError(f"{function}: out[0] and out[1] overlap in memory")
-    run(_address(array), _address(arrays[0]), _address(arrays[1]) if return_indices else 0)
+    run(_address(array), _address(arrays[0]), _address(arrays[1]) if return_indices else 0, 0, 0)
     for target in named.values():
         if _is_torch_tensor(target):
             sys.modules["torch"].autograd.graph.increment_version(target)

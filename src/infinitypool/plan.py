@@ -104,9 +104,13 @@ def pool_runner(
     strides: Sequence[int],
     out_strides: Sequence[int],
     indices: str = "none",
-) -> Callable[[int, int, int], None]:
-    """The native plan's ``run(x, out, indices)``, which takes addresses."""
-    geometry = spec.geometry([shape[axis] for axis in spec.axes])
+    valid: str = "all",
+) -> Callable[[int, int, int, int, int], None]:
+    """The native plan's ``run(x, out, indices, mask, seed)``, which takes addresses.
+
+    ``valid`` says which elements take part: "all", "omit" (all but NaNs), "mask" or "mask_omit".
+    """
+    windows = spec.windows([shape[axis] for axis in spec.axes])
     if 0 in shape and 0 in spec.output_shape(shape):
         return _run_nothing
     return _core.Pool(
@@ -116,16 +120,13 @@ def pool_runner(
         tuple(strides),
         tuple(out_strides),
         [axis + len(shape) for axis in spec.axes],
-        spec.kernel_size,
-        spec.stride,
-        geometry.padding_before,
-        geometry.padding_after,
-        spec.dilation,
-        geometry.output_size,
+        windows,
         spec.count_include_pad,
         spec.divisor_override,
         spec.front.truncate,
         indices,
+        spec.parameters,
+        valid,
     ).run
 
 
@@ -136,9 +137,14 @@ def backward_runner(
     grad_strides: Sequence[int],
     offset_strides: Sequence[int],
     grad_in_strides: Sequence[int],
-) -> Callable[[int, int, int], None]:
-    """The native plan's ``run(grad, offsets, grad_in)`` for an input of this ``shape``."""
-    geometry = spec.geometry([shape[axis] for axis in spec.axes])
+    x_strides: Sequence[int] = (),
+    result_strides: Sequence[int] = (),
+) -> Callable[[int, int, int, int, int], None]:
+    """The native plan's ``run(grad, offsets, grad_in, x, result)`` for an input of this shape.
+
+    The last two are the forward call's, where the gradient gives every element a weight of its own.
+    """
+    windows = spec.windows([shape[axis] for axis in spec.axes])
     if 0 in shape:
         return _run_nothing
     return _core.PoolBackward(
@@ -149,14 +155,12 @@ def backward_runner(
         tuple(offset_strides),
         tuple(grad_in_strides),
         [axis + len(shape) for axis in spec.axes],
-        spec.kernel_size,
-        spec.stride,
-        geometry.padding_before,
-        geometry.padding_after,
-        spec.dilation,
-        geometry.output_size,
+        windows,
         spec.count_include_pad,
         spec.divisor_override,
+        spec.parameters,
+        tuple(x_strides),
+        tuple(result_strides),
     ).run
 
 

@@ -113,6 +113,22 @@ class PoolSpec:
     count_include_pad: bool
     divisor_override: int
     pytorch_form: bool
+    parameters: tuple[float, ...] = ()
+
+    def windows(self, sizes: Sequence[int]) -> list[tuple[int, ...]]:
+        """The windows along each pooled axis, as the core takes them."""
+        geometry = self.geometry(sizes)
+        return list(
+            zip(
+                self.kernel_size,
+                self.stride,
+                geometry.padding_before,
+                geometry.padding_after,
+                self.dilation,
+                geometry.output_size,
+                strict=True,
+            )
+        )
 
     @property
     def window(self) -> int:

@@ -221,7 +221,7 @@ def _forward_kernel(reducer: str, extra: str) -> Callable[[Tensor, str], Any]:
             out = x.new_empty_strided(shape, strides)
         else:
             out = _recycled(x, shape, strides, dtype)
-        run(x.data_ptr(), out.data_ptr(), 0)
+        run(x.data_ptr(), out.data_ptr(), 0, 0, 0)
         return out
 
     def values_and_more(x: Tensor, text: str) -> tuple[Tensor, Tensor]:
@@ -231,7 +231,7 @@ def _forward_kernel(reducer: str, extra: str) -> Callable[[Tensor, str], Any]:
             plan = _plans.keep(key, _forward_plan(reducer, x, text, extra))
         out = _recycled(x, plan.shape, plan.strides, plan.dtype)
         second = _recycled(x, plan.shape, plan.strides, plan.second_dtype)
-        plan.run(x.data_ptr(), out.data_ptr(), second.data_ptr())
+        plan.run(x.data_ptr(), out.data_ptr(), second.data_ptr(), 0, 0)
         return out, second
 
     return values if extra == "none" else values_and_more
@@ -249,7 +249,9 @@ def _backward_kernel(reducer: str) -> Callable[..., Tensor]:
         if plan is None:
             plan = _plans.keep(key, _backward_plan(reducer, grad, offsets, size, stride, text))
         out = _recycled(grad, plan.shape, plan.strides, plan.dtype)
-        plan.run(grad.data_ptr(), 0 if offsets is None else offsets.data_ptr(), out.data_ptr())
+        plan.run(
+            grad.data_ptr(), 0 if offsets is None else offsets.data_ptr(), out.data_ptr(), 0, 0
+        )
         return out
 
     return backward
