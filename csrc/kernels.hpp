@@ -52,9 +52,14 @@ struct Kernels {
   // dst[i] = terms merged in order, 1 to kTerms of them. The second form is quicker and only right for
   // clean runs, without a NaN.
   void (*merge[2])(Line dst, const Term* terms, int count, Index n) = {};
-  // The same at every stride-th column of the terms: n columns of inner elements each.
+  void (*merge_values[2])(Line dst, const Term* terms, int count, Index n) = {};  // without their places
+  // merge at every stride-th column of the terms: n columns of inner elements each.
   void (*merge_strided[2])(Line dst, const Term* terms, int count, Index n, Index stride, Index inner) = {};
   bool (*any_nan)(const void* run, Index n) = nullptr;  // null where it makes no difference
+  // Looks winners up: where value[c] is met in run[c], run[inner + c], ... place[c] becomes the first such
+  // place, counted from `from` on by `step`. Places already found stay; of NaNs the last one wins.
+  void (*locate)(void* place, const void* value, const void* run, Index count, Index inner, std::uint64_t from,
+                 std::uint64_t step) = nullptr;
   // dst[c] = src[c], src[pitch + c], ... merged in order; a tap's place grows by place_step.
   void (*fold)(Line dst, Term src, Index count, Index pitch, Index inner, std::uint64_t place_step) = nullptr;
   void (*finish)(void* dst, const void* src, Index columns, Index inner, const Divisor* by) = nullptr;

@@ -476,6 +476,41 @@ Index find_identity(const void* value, Index at, Index n) {
   return at < n ? at : n;
 }
 
+template <class A, class P>
+void locate(void* place_, const void* value_, const void* run, Index count, Index inner, std::uint64_t from,
+            std::uint64_t step) {
+  constexpr P unknown = P(-1);
+  auto* __restrict place = static_cast<P*>(place_);
+  auto* value = static_cast<const A*>(value_);
+  auto* x = static_cast<const A*>(run);
+  if (inner == 1) {
+    const A v = *value;
+    if (is_nan(v)) {
+      for (Index k = 0; k < count; ++k)
+        if (is_nan(x[k])) *place = P(from + k * step);
+      return;
+    }
+    if (*place != unknown) return;
+    Index k = 0;
+    for (; k < count; k += 64) {  // a block at a time, in vectors
+      const Index m = count - k < 64 ? count - k : 64;
+      int any = 0;
+      for (Index i = 0; i < m; ++i) any |= x[k + i] == v;
+      if (any) break;
+    }
+    while (k < count && x[k] != v) ++k;
+    if (k < count) *place = P(from + k * step);
+    return;
+  }
+  for (Index k = 0; k < count; ++k, x += inner) {
+    const P here = P(from + k * step);
+    for (Index c = 0; c < inner; ++c) {
+      const bool met = is_nan(value[c]) ? is_nan(x[c]) : bool(x[c] == value[c]) & bool(place[c] == unknown);
+      place[c] = met ? here : place[c];
+    }
+  }
+}
+
 template <class P>
 void store_places(void* dst, std::size_t size, const void* place, Index columns, Index inner, Index base, Index step) {
   auto* p = static_cast<const P*>(place);
@@ -666,6 +701,13 @@ const Kernels* kernels() {
       k.merge[1] = k.merge[0];
       k.merge_strided[1] = k.merge_strided[0];
     }
+    if constexpr (places) {
+      k.merge_values[0] = Loops<R, A, no_place>::merge;
+      k.merge_values[1] = Loops<R, A, no_place, true>::merge;
+    } else {
+      k.merge_values[0] = k.merge[0];
+      k.merge_values[1] = k.merge[1];
+    }
     k.fold = L::fold;
     k.finish = finish<A, Out>;
     k.lifts = lifting<R>;
@@ -679,6 +721,7 @@ const Kernels* kernels() {
       k.place_size = sizeof(P);
       k.find_identity = find_identity<R, std::conditional_t<std::is_same_v<In, bool_t>, bool, In>, A>;
       k.store_places = store_places<P>;
+      k.locate = locate<A, P>;
     }
     if constexpr (is_float<In> && !places && !counts) {
       k.load_divided = load_divided<In, A>;

@@ -111,7 +111,7 @@ std::vector<Task> split(const Layout& layout, Index axis_size, Index axis_halo, 
   if (units * blocks < 4 * threads && threads > 1) {
     bands = (4 * threads + units * blocks - 1) / (units * blocks);
     // A band reads its halo anew: keep it small against the band.
-    bands = std::max<Index>(1, std::min(bands, axis_size / std::max<Index>(4, 2 * axis_halo)));
+    bands = std::max<Index>(1, std::min(bands, axis_size / (axis_halo ? std::max<Index>(4, 2 * axis_halo) : 1)));
   }
   std::vector<Task> tasks;
   tasks.reserve(units * bands * blocks);

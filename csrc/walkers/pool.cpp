@@ -4,6 +4,7 @@
 #include <cstring>
 #include <limits>
 #include <stdexcept>
+#include <utility>
 
 #include "parallel.hpp"
 #include "scratch.hpp"
@@ -17,6 +18,9 @@ constexpr Index kStripBytes = Index(16) << 10;  // of a line: its pieces stay in
 constexpr Index kSheetBytes = Index(16) << 10;  // of several short lines
 constexpr Index kBlockBytes = Index(128) << 10;  // of the pooled lines behind a block of results
 constexpr Index kPieceBytes = Index(4) << 10;   // of results on their way out
+constexpr Index kRowsFirst = 6;   // windows at least this high are reduced line by line
+constexpr Index kRowsBytes = Index(64) << 10;  // of a line that others are merged into
+constexpr Index kRowsBlock = 16;  // lines that are summed one after another; their sums in pairs
 constexpr Index kNowhere = std::numeric_limits<Index>::min();
 
 Index window_of(const std::vector<Axis>& axes) {
@@ -150,6 +154,12 @@ void Pool::plan(const PoolArguments& a, const Shape& shape, const Shape& from, c
   int merges = 0;  // per input
   for (const Axis& axis : axes_)
     for (const Step& step : axis.chain) merges += step.count - 1;
+  if (axes_.size() > 1 && !layout_.line_axis_added) {
+    const Axis& rows = axes_[axes_.size() - 2];
+    double taps = 0;
+    for (Index o = 0; o < rows.out; ++o) taps += static_cast<double>(rows.valid(o).count);
+    rows_first_ = !transposed && rows.kernel >= kRowsFirst && taps <= 1.5 * static_cast<double>(rows.in);
+  }
   scans_ = kernels_->any_nan && merges > 2 && !omits_;
   stream_ = static_cast<std::size_t>(outputs) * kernels_->out_size >= kStreamBytes;
 }
@@ -194,6 +204,7 @@ class PoolWorker {
   struct State {
     std::vector<Reel> reels;  // per level of the chain, the last excepted
     Line partial[2] = {};     // of windows that are listed
+    Line alike = {};          // the result of several equal windows, once for each of them
     Index item = 0;           // elements of one item
     Index block = 1;          // outputs at a time
     Index floor = 0;          // the lowest input that the current block reads
@@ -216,6 +227,11 @@ class PoolWorker {
       State& state = states_[a];
       const Axis& axis = p_.axes_[a];
       state.block = 1;
+      if (a == n_ - 2 && p_.rows_first_) {
+        lay_out_rows(s, axis, item);
+        item *= axis.out;
+        continue;
+      }
       Index held = 1;  // positions that one block reads
       if (axis.regular()) {
         // Lines between far windows are not worth pooling.
@@ -223,6 +239,13 @@ class PoolWorker {
           state.block = std::clamp<Index>(block / std::max<Index>(1, item), 1, std::max<Index>(1, axis.out));
         held = (state.block - 1) * axis.stride + axis.span();
       } else {
+        Index longest = 1, run = 1;
+        for (std::size_t o = 1; o < axis.table.size(); ++o) {
+          run = axis.table[o] == axis.table[o - 1] ? run + 1 : 1;
+          longest = std::max(longest, run);
+        }
+        state.block = std::clamp<Index>(block / std::max<Index>(1, item), 1, longest);
+        if (state.block > 1) state.alike = s.line(state.block * item, v, q);
         for (std::size_t o = 0; o < axis.table.size(); ++o)
           if (const Window& w = axis.table[o]; w.count)
             held = std::max(held, w.first + (w.count - 1) * axis.table_step + 1 - axis.table_floor[o]);
@@ -265,6 +288,19 @@ class PoolWorker {
     if (tracks()) narrowed_ = s.take(chunk_, p_.place_out_size_);
   }
 
+  void lay_out_rows(Scratch& s, const Axis& axis, Index item) {
+    const std::size_t v = k_.acc_size, q = p_.counted_ ? k_.place_size : 0;
+    const Index line = last().in * p_.inner_block_;
+    piece_ = std::min(line, std::max<Index>(1, kRowsBytes / static_cast<Index>(v)));
+    Index blocks = (axis.kernel + kRowsBlock - 1) / kRowsBlock;
+    for (sums_.clear(); blocks > 0; blocks /= 2) sums_.push_back(s.line(piece_, v, q));
+    sums_.push_back(s.line(piece_, v, q));  // where two of them meet
+    for (Line& row : rows_) row = s.line(piece_, v, q);
+    states_[n_ - 2].partial[0] = s.line(item, v, k_.place_size);
+    padded_ = std::max(last().padded(), last().before + last().in);
+    merged_ = s.line(padded_ * p_.inner_block_, v, q);
+  }
+
   // ------------------------------------------------------------------ outer axes
 
   // Calls visit(o, n, terms, count) for blocks of outputs: their windows are the merge of the terms,
@@ -274,12 +310,30 @@ class PoolWorker {
     const Axis& axis = p_.axes_[a];
     State& state = states_[a];
     Term terms[kTerms];
+    if (a == n_ - 2 && p_.rows_first_) {
+      clean_ = false;
+      for (Index o = first; o < end; ++o) {
+        coordinate_[a] = o;
+        const bool any = merge_rows(axis.valid(o), src, state.partial[0]);
+        set(terms[0], state.partial[0].value, state.partial[0].place, 0, k_);
+        visit(o, 1, terms, any);
+      }
+      return;
+    }
     if (!axis.regular()) {
       rewind(a, 0);
-      for (Index o = first; o < end; ++o) {
-        const int count = listed(a, o, src, terms);
+      Index n = 1;
+      for (Index o = first; o < end; o += n) {
+        for (n = 1; n < state.block && o + n < end && axis.table[o + n] == axis.table[o];) ++n;
+        int count = listed(a, o, src, terms);
         clean_ = false;
-        visit(o, 1, terms, count);
+        if (n > 1 && count) {  // the transpose of a high window: many alike
+          k_.merge[0](state.alike, terms, count, state.item);
+          repeat(state.alike, state.item, n);
+          set(terms[0], state.alike.value, state.alike.place, 0, k_);
+          count = 1;
+        }
+        visit(o, n, terms, count);
       }
       return;
     }
@@ -433,6 +487,119 @@ class PoolWorker {
     });
   }
 
+  // ------------------------------------------------------------------ lines merged first
+
+  // The pooled line of one window of lines; false if there is none in it.
+  bool merge_rows(const Window& rows, const char* src, Line dst) {
+    if (rows.count == 0) return false;
+    const Axis& line = last();
+    const Index length = line.in * inner_, front = line.before * inner_;
+    k_.fill(merged_, front);
+    k_.fill(advance(merged_, front + length, k_), padded_ * inner_ - front - length);
+    for (Index at = 0; at < length; at += piece_)
+      merge_pieces(rows, src, at, std::min(piece_, length - at), advance(merged_, front + at, k_));
+    for (Index o = 0; o < line.out; o += columns_) {
+      const Index n = std::min(columns_, line.out - o);
+      const Line base = advance(merged_, (line.start(o) + line.before) * inner_, k_);
+      if (line.regular()) merge_strip(base, advance(dst, o * inner_, k_), n, (n - 1) * line.stride + line.span(), 1);
+      else fold_strip(advance(dst, o * inner_, k_), o, n);
+    }
+    if (tracks()) look_up(rows, src, dst);
+    return true;
+  }
+
+  // Places are not carried along: winners are looked up afterwards. Sums of kRowsBlock lines each are added in pairs, those of pairs in pairs: errors grow with the
+  // logarithm of the window's height.
+  void merge_pieces(const Window& rows, const char* src, Index at, Index n, Line dst) {
+    const Axis& axis = p_.axes_[n_ - 2];
+    const Index step = axis.regular() ? axis.dilation : axis.table_step;
+    int top = 0;  // sums that wait for their like
+    for (Index block = 0, row = 0; row < rows.count; ++block) {
+      const Index end = std::min(rows.count, row + kRowsBlock);
+      Line sum = sums_[top];
+      bool empty = true;
+      while (row < end) {
+        Term terms[kTerms];
+        int count = 0;
+        if (!empty) set(terms[count++], sum.value, sum.place, 0, k_);
+        for (int slot = 0; count < kTerms && row < end; ++count, ++slot, ++row)
+          input_row(terms[count], src, rows.first + row * step, at, n, rows_[slot]);
+        ahead_.ask(count * n * static_cast<Index>(k_.in_size));
+        const Line to = empty ? sum : sums_.back();
+        k_.merge_values[p_.omits_](to, terms, count, n);
+        if (!empty) std::swap(sums_[top], sums_.back());
+        sum = sums_[top];
+        empty = false;
+      }
+      ++top;
+      for (Index pairs = block; pairs & 1; pairs /= 2) pair(--top, n);
+    }
+    while (top > 1) pair(--top, n);
+    copy(dst, sums_[0], n);
+  }
+
+  // sums_[top - 1] takes in sums_[top].
+  void pair(int top, Index n) {
+    Term terms[kTerms];
+    set(terms[0], sums_[top - 1].value, sums_[top - 1].place, 0, k_);
+    set(terms[1], sums_[top].value, sums_[top].place, 0, k_);
+    k_.merge_values[p_.omits_](sums_.back(), terms, 2, n);
+    std::swap(sums_[top - 1], sums_.back());
+  }
+
+  // Elements [at, at + n) of an input line, where they lie or loaded into `spare`.
+  void input_row(Term& term, const char* src, Index row, Index at, Index n, Line spare) {
+    src = advance(src, row * p_.axes_[n_ - 2].in_stride, k_.in_size);
+    if (p_.raw_lines_) {
+      const char* run = advance(src, at, k_.in_size);
+      ahead_.consumed(run + n * static_cast<Index>(k_.in_size));
+      return set(term, run, nullptr, 0, k_);
+    }
+    load_elements(spare, src, at, n);
+    set(term, spare.value, spare.place, 0, k_);
+  }
+
+  // Elements of a line, counted through its columns and channels.
+  void load_elements(Line to, const char* src, Index at, Index n) {
+    const Index stride = last().in == 1 ? inner_ : last().in_stride, step = p_.layout_.inner.stride[0];
+    while (n > 0) {
+      const Index column = at / inner_, channel = at % inner_;
+      const bool whole = channel == 0 && n >= inner_;
+      const Index columns = whole ? n / inner_ : 1, inner = whole ? inner_ : std::min(n, inner_ - channel);
+      const Runs runs{columns, stride, inner, step};
+      const char* from = advance(src, column * last().in_stride + channel * step, k_.in_size);
+      k_.load(to.value, inner, from, runs);
+      if (p_.admits_) admit(to, from, runs);
+      to = advance(to, columns * inner, k_);
+      at += columns * inner, n -= columns * inner;
+    }
+  }
+
+  void look_up(const Window& rows, const char* src, Line dst) {
+    const Axis &line = last(), &axis = p_.axes_[n_ - 2];
+    const Index step = axis.regular() ? axis.dilation : axis.table_step;
+    std::memset(dst.place, 0xff, static_cast<std::size_t>(line.out * inner_) * k_.place_size);
+    for (Index row = 0; row < rows.count; ++row) {
+      const char* from = advance(src, (rows.first + row * step) * axis.in_stride, k_.in_size);
+      const void* run = from;
+      if (!p_.raw_lines_) {
+        load_elements(merged_, from, 0, line.in * inner_);
+        run = merged_.value;
+      }
+      for (Index o = 0; o < line.out; ++o) {
+        const Window w = line.valid(o);
+        const Index gap = line.irregular ? line.table_step : line.dilation;
+        const Index together = gap == 1 ? w.count : 1;
+        for (Index tap = 0; tap < w.count; tap += together)
+          k_.locate(advance(dst.place, o * inner_, k_.place_size), advance(dst.value, o * inner_, k_.acc_size),
+                    advance(run, (w.first + tap * gap) * inner_, k_.acc_size), together, inner_,
+                    static_cast<std::uint64_t>(rows.tap + row) * axis.tap_place +
+                        static_cast<std::uint64_t>(w.tap + tap) * line.tap_place,
+                    line.tap_place);
+      }
+    }
+  }
+
   // ------------------------------------------------------------------ the last axis
 
   // Outputs [first, end) of a line of `extent` inputs.
@@ -494,9 +661,14 @@ class PoolWorker {
       load_padded(src, low, length, extent, rows, row_stride);
       ahead_.consumed(advance(src, rows == 1 ? (low + length) * axis.in_stride : rows * row_stride, k_.in_size));
     }
-    const Index line_bytes = n * axis.stride * inner_ * static_cast<Index>(k_.in_size);
+    merge_strip({const_cast<void*>(base), raw_.place}, dst, n, length, rows);
+  }
 
-    const bool clean = p_.omits_ || (p_.scans_ && !k_.any_nan(base, rows * length * inner_));
+  // The same from loaded inputs.
+  void merge_strip(Line base, Line dst, Index n, Index length, Index rows) {
+    const Axis& axis = last();
+    const Index line_bytes = n * axis.stride * inner_ * static_cast<Index>(k_.in_size);
+    const bool clean = p_.omits_ || (p_.scans_ && !k_.any_nan(base.value, rows * length * inner_));
     dirty_lines_ += !clean;
     const std::size_t steps = axis.chain.size();
     for (std::size_t s = 0; s < steps; ++s) {
@@ -504,7 +676,7 @@ class PoolWorker {
       Term terms[kTerms];
       for (int j = 0; j < step.count; ++j) {
         const auto [level, shift] = step.parts[j];
-        set(terms[j], level ? levels_[level].value : base, level ? levels_[level].place : raw_.place,
+        set(terms[j], level ? levels_[level].value : base.value, level ? levels_[level].place : base.place,
             shift * axis.dilation * inner_, k_);
         terms[j].shift = static_cast<std::uint64_t>(shift) * axis.tap_place;
       }
@@ -551,18 +723,28 @@ class PoolWorker {
     if (n_ > 1) coordinate_[n_ - 2] = first_row;
   }
 
+  // Listed windows from n outputs on, out of the merged lines.
+  void fold_strip(Line dst, Index first, Index n) {
+    const Axis& axis = last();
+    for (Index o = first; o < first + n; ++o, dst = advance(dst, inner_, k_)) {
+      const Window& w = axis.table[o];
+      Term taps;
+      const Line at = advance(merged_, (axis.before + w.first) * inner_, k_);
+      set(taps, at.value, at.place, 0, k_);
+      if (w.count) k_.fold(dst, taps, w.count, axis.table_step * inner_, inner_, 0);
+      else k_.fill(dst, inner_);
+    }
+  }
+
   void listed_line(const char* src, Line dst, Index first, Index end) {
     const Axis& axis = last();
-    for (Index o = first; o < end; ++o, dst = advance(dst, inner_, k_)) {
+    Index alike = 1;
+    for (Index o = first; o < end; o += alike, dst = advance(dst, alike * inner_, k_)) {
       const Window& w = axis.table[o];
-      if (o > first && w == axis.table[o - 1]) {  // the transpose of a large window: many alike
-        copy(dst, advance(dst, -inner_, k_), inner_);
-        continue;
-      }
+      for (alike = 1; o + alike < end && axis.table[o + alike] == w;) ++alike;
       if (w.count == 0) k_.fill(dst, inner_);
-      const Index longest = raw_window() ? w.count : columns_;
-      for (Index done = 0; done < w.count; done += longest) {
-        const Index n = std::min(longest, w.count - done);
+      for (Index done = 0; done < w.count; done += columns_) {
+        const Index n = std::min(columns_, w.count - done);
         const Index input = w.first + done * axis.table_step;
         Line taps = raw_;
         if (raw_window()) {
@@ -584,12 +766,30 @@ class PoolWorker {
           copy(dst, result_, inner_);
         }
       }
+      if (alike > 1) repeat(dst, inner_, alike);  // the transpose of a large window
     }
     ++dirty_lines_;
   }
 
   // A listed window may be read where it lies.
   bool raw_window() const { return p_.raw_lines_ && last().table_step == 1; }
+
+  // `count` items in all, where the first stands.
+  void repeat(Line run, Index item, Index count) const {
+    repeat(run.value, k_.acc_size, item, count);
+    if (run.place) repeat(run.place, k_.place_size, item, count);
+  }
+
+  static void repeat(void* run, std::size_t size, Index item, Index count) {
+    if (item == 1 && size == 4) return fill_like(static_cast<std::uint32_t*>(run), count);
+    if (item == 1 && size == 8) return fill_like(static_cast<std::uint64_t*>(run), count);
+    for (Index i = 1; i < count; ++i) std::memcpy(advance(run, i * item, size), run, static_cast<std::size_t>(item) * size);
+  }
+
+  template <class T>
+  static void fill_like(T* run, Index count) {
+    for (Index i = 1; i < count; ++i) run[i] = run[0];
+  }
 
   void copy(Line to, Line from, Index n) const {
     std::memcpy(to.value, from.value, static_cast<std::size_t>(n) * k_.acc_size);
@@ -785,6 +985,10 @@ class PoolWorker {
   Line result_;
   ReadAhead ahead_;
   Line raw_ = {};
+  std::vector<Line> sums_;  // of lines, the last one spare
+  Line rows_[kTerms] = {};  // loaded lines
+  Line merged_ = {};        // a window of lines, with its padding
+  Index piece_ = 0, padded_ = 0;
   std::uint8_t* admitted_ = nullptr;
   void *finished_ = nullptr, *narrowed_ = nullptr;
   Index padded_low_ = kNowhere, padded_length_ = 0;
@@ -795,7 +999,7 @@ void Pool::run(const void* in, void* out, void* places, const std::uint8_t* mask
   const Axis& first = axes_.front();
   if (elements_ == 0) return;
   const int threads = elements_ < kParallelElements ? 1 : thread_count();
-  const Index halo = axes_.size() == 1 ? kInnerBlock / 2 : (first.regular() ? first.span() / std::max<Index>(first.stride, 1) : 1);
+  const Index halo = axes_.size() == 1 ? kInnerBlock / 2 : (rows_first_ ? 0 : first.regular() ? first.span() / std::max<Index>(first.stride, 1) : 1);
   const auto tasks = split(layout_, first.out, halo, inner_block_, threads);
   parallel(tasks, threads, [&] { return PoolWorker(*this, in, out, places, mask); });
 }

@@ -69,6 +69,8 @@ class Pool {
   bool scans_ = false;           // looks for NaNs, to merge faster where there are none
   bool admits_ = false;          // elements are lifted, masked or omitted as they are loaded
   bool masked_ = false, omits_ = false, counted_ = false;  // counted_: sums carry a count each
+  // Windows hardly overlap and are high: lines are merged before they are pooled, and winners looked up.
+  bool rows_first_ = false;
   Parameters parameters_;
   Index inner_block_ = 1, elements_ = 0;
 };
