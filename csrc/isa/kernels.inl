@@ -243,6 +243,12 @@ struct Loops {
 template <class R>
 concept lifting = requires(float* x, const Parameters& p) { R::lift(x, Index(1), p); };
 
+template <class P>
+inline P put_place(std::uint64_t x) {
+  if constexpr (std::is_same_v<P, no_place>) return P{};
+  else return P(x);
+}
+
 template <class R, class In, class A, class P>
 void admit(Line run, const std::uint8_t* mask, bool omit, Index n, const Parameters& p) {
   auto* __restrict value = static_cast<A*>(run.value);
@@ -251,19 +257,31 @@ void admit(Line run, const std::uint8_t* mask, bool omit, Index n, const Paramet
     return;
   }
   const A identity = A(R::template identity<std::conditional_t<is_half<In>, float, In>>);
-  P* place = nullptr;
-  if constexpr (!std::is_same_v<P, no_place>) place = static_cast<P*>(run.place);
-  constexpr Index kPiece = 256;
-  lane<A> taken[kPiece];
-  for (Index i = 0; i < n; i += kPiece, value += kPiece) {
-    const Index m = n - i < kPiece ? n - i : kPiece;
-    for (Index j = 0; j < m; ++j) taken[j] = !(omit && is_nan(value[j]));
-    if (mask) for (Index j = 0; j < m; ++j) taken[j] &= mask[i + j] != 0;
-    if constexpr (lifting<R>) R::lift(value, m, p);
-    for (Index j = 0; j < m; ++j) value[j] = taken[j] ? value[j] : identity;
-    if constexpr (!std::is_same_v<P, no_place>)
-      if (place) for (Index j = 0; j < m; ++j) place[i + j] = P(taken[j]);
-  }
+  auto* __restrict place = static_cast<P*>(run.place);
+  const auto run_all = [&](auto takes_part) {
+    if constexpr (lifting<R>) {
+      constexpr Index kPiece = 256;
+      lane<A> part[kPiece];
+      for (Index i = 0; i < n; i += kPiece) {
+        const Index m = n - i < kPiece ? n - i : kPiece;
+        for (Index j = 0; j < m; ++j) part[j] = takes_part(i + j);
+        R::lift(value + i, m, p);
+        for (Index j = 0; j < m; ++j) value[i + j] = part[j] ? value[i + j] : identity;
+        if (place) for (Index j = 0; j < m; ++j) place[i + j] = put_place<P>(part[j]);
+      }
+    } else if (place) {
+      for (Index i = 0; i < n; ++i) {
+        const bool part = takes_part(i);
+        value[i] = part ? value[i] : identity;
+        place[i] = put_place<P>(part);
+      }
+    } else {
+      for (Index i = 0; i < n; ++i) value[i] = takes_part(i) ? value[i] : identity;
+    }
+  };
+  if (!mask) run_all([&](Index i) { return !is_nan(value[i]); });
+  else if (!omit) run_all([&](Index i) { return mask[i] != 0; });
+  else run_all([&](Index i) { return bool(mask[i] != 0) & !is_nan(value[i]); });
 }
 
 // The identity is the input type's: where it is the result, it has to fit the output.
@@ -420,6 +438,10 @@ void finish(void* dst_, const void* src_, Index columns, Index inner, const Divi
 template <class A>
 void divide_columns(A* x, Index columns, Index inner, const Divisor& by) {
   if (!by.column) return divide_in_place(x, columns * inner, by.scale);
+  if (inner == 1) {
+    for (Index o = 0; o < columns; ++o) x[o] /= A(by.column[o] * by.scale);
+    return;
+  }
   for (Index o = 0; o < columns; ++o, x += inner) divide_in_place(x, inner, by.column[o] * by.scale);
 }
 
