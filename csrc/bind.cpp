@@ -15,6 +15,8 @@ namespace nb = nanobind;
 using namespace nb::literals;
 using namespace infinitypool;
 
+void bind_unpool(nb::module_& m);
+
 namespace {
 
 // Memory of the recycler behind the buffer protocol; given back when the last view is gone.
@@ -184,6 +186,8 @@ NB_MODULE(_core, m) {
             self.run(pointer(grad), pointer(offsets), pointer(grad_in));
           },
           "grad"_a, "offsets"_a, "grad_in"_a, "x"_a, "result"_a);
+
+  bind_unpool(m);
 
   m.def("set_num_threads", &set_thread_count, "n"_a);
   m.def("get_num_threads", &thread_count);
