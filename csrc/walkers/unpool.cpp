@@ -1,6 +1,7 @@
 #include "unpool.hpp"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <stdexcept>
@@ -267,7 +268,8 @@ class UnpoolWorker {
 
 template <class T, bool kGradient>
 void Unpool::move(const void* values, const Index* indices, const void* out, const Range* ranges, int threads) const {
-  const auto tasks = split(layout_, plane_, 0, inner_block_, threads);
+  auto tasks = split(layout_, plane_, 0, inner_block_, threads);
+  if (kGradient) std::reverse(tasks.begin(), tasks.end());  // one direction throughout, easy to guess
   Index band = 0;
   for (const Task& t : tasks) band = std::max(band, t.last - t.first);
   const Index table = kGradient ? band * inner_block_ : 0;
