@@ -524,9 +524,14 @@ class PoolWorker {
         if (!empty) set(terms[count++], sum.value, sum.place, 0, k_);
         for (int slot = 0; count < kTerms && row < end; ++count, ++slot, ++row)
           input_row(terms[count], src, rows.first + row * step, at, n, rows_[slot]);
-        ahead_.ask(count * n * static_cast<Index>(k_.in_size));
         const Line to = empty ? sum : sums_.back();
-        k_.merge_values[p_.omits_](to, terms, count, n);
+        for (Index done = 0; done < n; done += chunk_) {
+          const Index part = std::min(chunk_, n - done);
+          Term piece[kTerms];
+          for (int j = 0; j < count; ++j) set(piece[j], terms[j].value, terms[j].place, done, k_);
+          ahead_.ask(count * part * static_cast<Index>(k_.in_size));
+          k_.merge_values[p_.omits_](advance(to, done, k_), piece, count, part);
+        }
         if (!empty) std::swap(sums_[top], sums_.back());
         sum = sums_[top];
         empty = false;
