@@ -93,6 +93,11 @@ class PoolBackward {
   std::unique_ptr<Pool> spread_;
 };
 
+// A maximum whose windows start elsewhere in every plane.
+struct Fractional {
+  Pool pool;
+};
+
 nb::list reducer_list() {
   constexpr const char* gradients[] = {"winner", "even", "weighted"};
   nb::list list;
@@ -188,6 +193,36 @@ NB_MODULE(_core, m) {
           "grad"_a, "offsets"_a, "grad_in"_a, "x"_a, "result"_a);
 
   bind_unpool(m);
+
+  nb::class_<Fractional>(m, "Fractional")
+      .def(
+          "__init__",
+          [](Fractional* self, const std::string& dtype, Shape shape, Shape strides, Shape out_strides,
+             std::vector<int> axes, const Shape& kernel_size, const Shape& output_size, const std::string& indices) {
+            PoolArguments a{.reducer = "max", .dtype = dtype_from(dtype.c_str()), .shape = std::move(shape),
+                            .in_strides = std::move(strides), .out_strides = std::move(out_strides),
+                            .offset_strides = {}, .axes = std::move(axes), .windows = {},
+                            .places = places_from(indices)};
+            if (kernel_size.size() != output_size.size()) throw std::invalid_argument("one size per axis is needed");
+            for (std::size_t i = 0; i < kernel_size.size(); ++i)
+              a.windows.push_back({.kernel = kernel_size[i], .out = output_size[i], .per_plane = true});
+            check_lengths(a);
+            for (std::size_t i = 0; i < a.axes.size(); ++i)
+              if (a.windows[i].kernel < 1 || a.windows[i].kernel > a.shape[a.axes[i]])
+                throw std::invalid_argument("windows must fit the input");
+            new (self) Fractional{Pool(a)};
+          },
+          "dtype"_a, "shape"_a, "strides"_a, "out_strides"_a, "axes"_a, "kernel_size"_a, "output_size"_a,
+          "indices"_a)
+      .def(
+          "run",
+          [](const Fractional& self, std::uintptr_t in, std::uintptr_t out, std::uintptr_t indices,
+             std::uintptr_t starts) {
+            nb::gil_scoped_release release;
+            self.pool.run(pointer(in), pointer(out), pointer(indices), nullptr,
+                          static_cast<const Index*>(pointer(starts)));
+          },
+          "x"_a, "out"_a, "indices"_a, "starts"_a);
 
   m.def("set_num_threads", &set_thread_count, "n"_a);
   m.def("get_num_threads", &thread_count);

@@ -62,6 +62,9 @@ struct Kernels {
                  std::uint64_t step) = nullptr;
   // dst[c] = src[c], src[pitch + c], ... merged in order; a tap's place grows by place_step.
   void (*fold)(Line dst, Term src, Index count, Index pitch, Index inner, std::uint64_t place_step) = nullptr;
+  // The same for n short windows of one line, whose elements lie `step` columns apart.
+  void (*fold_each)(Line dst, Term line, const Window* windows, Index n, Index step, Index inner,
+                    std::uint64_t place_step) = nullptr;
   void (*finish)(void* dst, const void* src, Index columns, Index inner, const Divisor* by) = nullptr;
   // Divides where asked to, and undoes the lift, in place; null where there is nothing to undo.
   void (*lower)(void* run, Index columns, Index inner, const Divisor* by, const Parameters& p) = nullptr;

@@ -47,6 +47,12 @@ struct Term {
   std::uint64_t shift;  // added to every place that this term contributes; without places, the place itself
 };
 
+// The inputs first, first + step, ... of one output; tap is the place of the first in its window.
+struct Window {
+  Index first, count, tap;
+  bool operator==(const Window&) const = default;
+};
+
 // A rectangle of elements in memory: `columns` runs of `inner` elements.
 struct Runs {
   Index columns, pitch;        // elements from one run to the next

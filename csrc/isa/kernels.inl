@@ -240,6 +240,46 @@ struct Loops {
   }
 };
 
+template <class R, class A, class P>
+void fold_each(Line dst, Term line, const Window* windows, Index n, Index step, Index inner, std::uint64_t place_step) {
+  using L = Loops<R, A, P>;
+  auto* value = static_cast<A*>(dst.value);
+  auto* place = static_cast<P*>(dst.place);
+  auto* x = static_cast<const A*>(line.value);
+  auto* q = static_cast<const P*>(line.place);
+  for (Index o = 0; o < n; ++o, value += inner) {
+    const Window& w = windows[o];
+    const P first = P(std::uint64_t(w.tap) * place_step);
+    if (inner > 1 || w.count == 0) {
+      Line to{value, nullptr};
+      Term taps{x + w.first * inner, nullptr, std::uint64_t(w.tap) * place_step};
+      if constexpr (L::tracks) to.place = place + o * inner;
+      if constexpr (L::counts) taps.place = q + w.first * inner;
+      if (w.count) L::fold(to, taps, w.count, step * inner, inner, place_step);
+      continue;
+    }
+    A v = x[w.first];
+    P p{};
+    if constexpr (L::counts) p = q[w.first];
+    else if constexpr (L::tracks) p = first;
+    for (Index k = 1; k < w.count; ++k) {
+      const A u = x[w.first + k * step];
+      if constexpr (L::counts) {
+        v = R::add(v, u);
+        p += q[w.first + k * step];
+      } else if constexpr (L::tracks) {
+        const bool taken = R::template replaces<false>(v, u);
+        v = taken ? u : v;
+        p = taken ? P(first + P(k * place_step)) : p;
+      } else {
+        v = merged<R, false>(v, u);
+      }
+    }
+    *value = v;
+    if constexpr (L::tracks) place[o] = p;
+  }
+}
+
 template <class R>
 concept lifting = requires(float* x, const Parameters& p) { R::lift(x, Index(1), p); };
 
@@ -731,6 +771,7 @@ const Kernels* kernels() {
       k.merge_values[1] = k.merge[1];
     }
     k.fold = L::fold;
+    k.fold_each = fold_each<R, A, P>;
     k.finish = finish<A, Out>;
     k.lifts = lifting<R>;
     k.admit = admit<R, std::conditional_t<std::is_same_v<In, bool_t>, bool, In>, A, P>;

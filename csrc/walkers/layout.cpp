@@ -45,7 +45,7 @@ Strides Layout::outer_offset(Index unit) const {
 }
 
 Layout layout_of(const Shape& shape, const std::array<Shape, kTensors>& strides, const std::vector<int>& axes,
-                 int lead) {
+                 int lead, bool apart) {
   Layout layout;
   std::vector<Dim> rest;
   for (int d = 0; d < static_cast<int>(shape.size()); ++d) {
@@ -55,7 +55,7 @@ Layout layout_of(const Shape& shape, const std::array<Shape, kTensors>& strides,
     else if (shape[d] != 1) rest.push_back({shape[d], s});
   }
 
-  const bool planes = layout.axes.back()[lead] == 1;
+  const bool planes = apart || layout.axes.back()[lead] == 1;
   layout.inner = {1, {1, 1, 1}};
   if (!planes) {
     auto unit = std::find_if(rest.begin(), rest.end(), [&](const Dim& d) { return d.stride[lead] == 1; });

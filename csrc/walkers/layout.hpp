@@ -35,9 +35,10 @@ struct Layout {
 };
 
 // axes ascending. The innermost pooled axis of a C-ordered tensor stays innermost (planes); otherwise
-// a contiguous run of unpooled elements does (channels last). Tensor `lead` decides.
+// a contiguous run of unpooled elements does (channels last). Tensor `lead` decides, unless planes must
+// be apart.
 Layout layout_of(const Shape& shape, const std::array<Shape, kTensors>& strides, const std::vector<int>& axes,
-                 int lead);
+                 int lead, bool apart = false);
 
 // A walk of one pooled axis gets an outer one too, with windows of one: an unpooled axis if there is any.
 void take_outer_axis(Layout& layout, std::vector<Axis>& axes);

@@ -21,6 +21,7 @@ constexpr Index kPieceBytes = Index(4) << 10;   // of results on their way out
 constexpr Index kRowsFirst = 6;   // windows at least this high are reduced line by line
 constexpr Index kRowsBytes = Index(64) << 10;  // of a line that others are merged into
 constexpr Index kRowsBlock = 16;  // lines that are summed one after another; their sums in pairs
+constexpr Index kShortWindow = 64;  // listed windows up to this length are read from a whole line
 constexpr Index kNowhere = std::numeric_limits<Index>::min();
 
 Index window_of(const std::vector<Axis>& axes) {
@@ -57,6 +58,7 @@ std::vector<Axis> axes_of(const PoolArguments& a) {
     axis.after = w.after;
     axis.dilation = w.dilation;
     if (w.adaptive) adapt(axis);
+    if (w.per_plane) place(axis);
     // An offset counts the taps of the window; a position in the plane counts its inputs.
     const bool plane = a.places == Places::plane;
     axis.tap_place = plane ? static_cast<std::uint64_t>(axis.dilation * input) : tap;
@@ -117,10 +119,12 @@ void Pool::plan(const PoolArguments& a, const Shape& shape, const Shape& from, c
   kernels_ = isa_->find(reducer, a.dtype, variant);
   if (!kernels_) throw std::invalid_argument(a.reducer + " is not defined for " + name_of(a.dtype));
   divisor_ = static_cast<double>(a.divisor_override);
-  layout_ = layout_of(shape, {from, to, to}, a.axes, transposed ? 1 : 0);
+  const bool per_plane = axes_.front().per_plane;
+  layout_ = layout_of(shape, {from, to, to}, a.axes, transposed ? 1 : 0, per_plane);
+  for (const Axis& axis : axes_) starts_ = per_plane ? std::max(starts_, axis.out) : 0;
 
   if (layout_.line_axis_added) axes_.push_back(Axis{});
-  if (axes_.size() == 1 && !layout_.outer.empty() && axes_[0].out < kInnerBlock) take_outer_axis(layout_, axes_);
+  if (axes_.size() == 1 && !layout_.outer.empty() && !per_plane && axes_[0].out < kInnerBlock) take_outer_axis(layout_, axes_);
   for (std::size_t i = 0; i < axes_.size(); ++i) {
     if (transposed) axes_[i] = transpose(axes_[i], i + 1 == axes_.size(), weights);
     axes_[i].in_stride = layout_.axes[i][0];
@@ -174,22 +178,25 @@ struct Reel {
 
 class PoolWorker {
  public:
-  PoolWorker(const Pool& p, const void* in, void* out, void* places, const std::uint8_t* mask)
-      : p_(p), k_(*p.kernels_), n_(static_cast<int>(p.axes_.size())), in_(in), mask_(mask),
+  PoolWorker(const Pool& p, const void* in, void* out, void* places, const std::uint8_t* mask, const Index* starts)
+      : p_(p), own_axes_(starts ? p.axes_ : std::vector<Axis>{}), axes_(starts ? own_axes_ : p.axes_), k_(*p.kernels_),
+        n_(static_cast<int>(axes_.size())), in_(in), mask_(mask), starts_(starts),
         out_{out, k_.out_size, last().out_stride, p.layout_.inner.stride[1], p.stream_, p.isa_},
         places_{places, p.place_out_size_, last().out_stride, p.layout_.inner.stride[1], p.stream_, p.isa_},
         inner_(p.inner_block_), states_(p.axes_.size()), coordinate_(n_),
         scratch_([this](Scratch& s) { lay_out(s); }) {
-    for (const Axis& axis : p_.axes_) clips_ = clips_ || axis.may_clip();
+    for (const Axis& axis : axes_) clips_ = clips_ || axis.may_clip();
   }
 
   void run(const Task& task) {
+    if (starts_)
+      for (int a = 0; a < n_; ++a) place(own_axes_[a], starts_ + (task.unit * n_ + a) * p_.starts_);
     const Strides offset = p_.layout_.outer_offset(task.unit);
     inner_ = task.inner_last - task.inner_first;
     Index item = inner_ * last().out;
     for (int a = n_ - 2; a >= 0; --a) {
       states_[a].item = item;
-      item *= p_.axes_[a].out;
+      item *= axes_[a].out;
     }
     in_base_ = offset[0] + task.inner_first * p_.layout_.inner.stride[0];
     out_base_ = offset[1] + task.inner_first * p_.layout_.inner.stride[1];
@@ -211,7 +218,7 @@ class PoolWorker {
     Index dirty = kNowhere;   // the last input that may hold a NaN
   };
 
-  const Axis& last() const { return p_.axes_.back(); }
+  const Axis& last() const { return axes_.back(); }
   bool tracks() const { return p_.places_ != Places::none; }
 
   // ------------------------------------------------------------------ buffers
@@ -225,7 +232,7 @@ class PoolWorker {
     Index item = inner * line.out;
     for (int a = n_ - 2; a >= 0; --a) {
       State& state = states_[a];
-      const Axis& axis = p_.axes_[a];
+      const Axis& axis = axes_[a];
       state.block = 1;
       if (a == n_ - 2 && p_.rows_first_) {
         lay_out_rows(s, axis, item);
@@ -264,7 +271,7 @@ class PoolWorker {
     if (line.regular()) {
       const Index halo = line.span();
       columns_ = std::max<Index>(1, (std::max(elements(kStripBytes) / inner, 4 * halo) - halo) / line.stride + 1);
-      const Index lines = p_.flat_lines_ ? p_.axes_[n_ - 2].in : 1;
+      const Index lines = p_.flat_lines_ ? axes_[n_ - 2].in : 1;
       columns_ = std::min(columns_, std::max<Index>(line.out * lines, 1));
       raw = ((columns_ - 1) * line.stride + halo) * inner;
       if (n_ > 1 && columns_ >= line.out && !p_.flat_lines_ && !(p_.raw_lines_ && !line.may_clip())) {
@@ -276,6 +283,8 @@ class PoolWorker {
       for (const Window& w : line.table) longest = std::max(longest, w.count);
       columns_ = std::clamp<Index>(elements(kStripBytes) / inner, 1, longest);
       raw = columns_ * inner;
+      whole_line_ = longest <= kShortWindow && line.in * inner <= 4 * elements(kStripBytes);
+      if (whole_line_) raw = line.in * inner;
     }
     raw_ = s.line(raw, v, p_.counted_ ? q : 0);
     if (p_.masked_) admitted_ = static_cast<std::uint8_t*>(s.take(raw, 1));
@@ -307,7 +316,7 @@ class PoolWorker {
   // each a run of n items, the axis's stride apart. No terms: the windows are all padding.
   template <class Visit>
   void each_block(int a, Index first, Index end, const char* src, Visit visit) {
-    const Axis& axis = p_.axes_[a];
+    const Axis& axis = axes_[a];
     State& state = states_[a];
     Term terms[kTerms];
     if (a == n_ - 2 && p_.rows_first_) {
@@ -358,7 +367,7 @@ class PoolWorker {
 
   // The parts of which level `level` is merged at positions [first, end).
   int pieces(int a, int level, Index first, Index end, const char* src, Term* terms) {
-    const Axis& axis = p_.axes_[a];
+    const Axis& axis = axes_[a];
     const Step& step = axis.chain[level - 1];
     for (int j = 0; j < step.count; ++j) {
       const auto [part, shift] = step.parts[j];
@@ -379,7 +388,7 @@ class PoolWorker {
 
   // The lowest position of a level that is still read: by the next pieces of the levels built on it.
   Index floor_of(int a, int level) const {
-    const Axis& axis = p_.axes_[a];
+    const Axis& axis = axes_[a];
     const State& state = states_[a];
     if (!axis.regular()) return state.floor;
     const std::size_t top = axis.chain.size();
@@ -420,7 +429,7 @@ class PoolWorker {
 
   // Level 0: inputs [first, end) of axis a, pooled along all later axes.
   void load_items(int a, Index first, Index end, const char* src, Line dst) {
-    const Axis& axis = p_.axes_[a];
+    const Axis& axis = axes_[a];
     const Index item = states_[a].item;
     for (Index i = first; i < end;) {
       if (i < 0 || i >= axis.extent()) {
@@ -456,7 +465,7 @@ class PoolWorker {
   }
 
   int listed(int a, Index o, const char* src, Term* terms) {
-    const Axis& axis = p_.axes_[a];
+    const Axis& axis = axes_[a];
     const Window& w = axis.table[o];
     states_[a].floor = axis.table_floor[o];
     if (w.count) extend(a, 0, w.first + (w.count - 1) * axis.table_step + 1, src);
@@ -480,8 +489,8 @@ class PoolWorker {
   void produce(int a, const char* src, Line dst) {
     if (a == n_ - 1) return line(src, dst, 0, last().out, last().extent());
     const Index item = states_[a].item;
-    each_block(a, 0, p_.axes_[a].out, src, [&](Index, Index n, const Term* terms, int count) {
-      if (count) k_.merge_strided[clean_](dst, terms, count, n, p_.axes_[a].stride, item);
+    each_block(a, 0, axes_[a].out, src, [&](Index, Index n, const Term* terms, int count) {
+      if (count) k_.merge_strided[clean_](dst, terms, count, n, axes_[a].stride, item);
       else k_.fill(dst, n * item);
       dst = advance(dst, n * item, k_);
     });
@@ -511,7 +520,7 @@ class PoolWorker {
   // Places are not carried along: winners are looked up afterwards. Sums of kRowsBlock lines each are added in pairs, those of pairs in pairs: errors grow with the
   // logarithm of the window's height.
   void merge_pieces(const Window& rows, const char* src, Index at, Index n, Line dst) {
-    const Axis& axis = p_.axes_[n_ - 2];
+    const Axis& axis = axes_[n_ - 2];
     const Index step = axis.regular() ? axis.dilation : axis.table_step;
     int top = 0;  // sums that wait for their like
     for (Index block = 0, row = 0; row < rows.count; ++block) {
@@ -554,7 +563,7 @@ class PoolWorker {
 
   // Elements [at, at + n) of an input line, where they lie or loaded into `spare`.
   void input_row(Term& term, const char* src, Index row, Index at, Index n, Line spare) {
-    src = advance(src, row * p_.axes_[n_ - 2].in_stride, k_.in_size);
+    src = advance(src, row * axes_[n_ - 2].in_stride, k_.in_size);
     if (p_.raw_lines_) {
       const char* run = advance(src, at, k_.in_size);
       ahead_.consumed(run + n * static_cast<Index>(k_.in_size));
@@ -581,7 +590,7 @@ class PoolWorker {
   }
 
   void look_up(const Window& rows, const char* src, Line dst) {
-    const Axis &line = last(), &axis = p_.axes_[n_ - 2];
+    const Axis &line = last(), &axis = axes_[n_ - 2];
     const Index step = axis.regular() ? axis.dilation : axis.table_step;
     std::memset(dst.place, 0xff, static_cast<std::size_t>(line.out * inner_) * k_.place_size);
     for (Index row = 0; row < rows.count; ++row) {
@@ -743,6 +752,20 @@ class PoolWorker {
 
   void listed_line(const char* src, Line dst, Index first, Index end) {
     const Axis& axis = last();
+    if (whole_line_) {
+      Line all = raw_;
+      if (p_.raw_lines_) all.value = const_cast<char*>(src);
+      else load(raw_, inner_, src, 0, axis.in);
+      ahead_.consumed(advance(src, axis.in * inner_, k_.in_size));
+      ahead_.ask(axis.in * inner_ * static_cast<Index>(k_.in_size));
+      Term term;
+      set(term, all.value, all.place, 0, k_);
+      for (Index o = first; o < end; ++o)
+        if (axis.table[o].count == 0) k_.fill(advance(dst, (o - first) * inner_, k_), inner_);
+      k_.fold_each(dst, term, &axis.table[first], end - first, axis.table_step, inner_, axis.tap_place);
+      ++dirty_lines_;
+      return;
+    }
     Index alike = 1;
     for (Index o = first; o < end; o += alike, dst = advance(dst, alike * inner_, k_)) {
       const Window& w = axis.table[o];
@@ -807,7 +830,7 @@ class PoolWorker {
   Divisor divisor(Index column) const {
     if (p_.divisor_ != 0) return {nullptr, p_.divisor_, false, p_.truncate_};
     Divisor by{nullptr, 1.0, p_.few_, p_.truncate_};
-    for (int a = 0; a < n_ - 1; ++a) by.scale *= p_.axes_[a].count[coordinate_[a]];
+    for (int a = 0; a < n_ - 1; ++a) by.scale *= axes_[a].count[coordinate_[a]];
     if (p_.column_divisor_) by.column = last().count.data() + column;
     else by.scale *= last().count[0];
     return by;
@@ -824,7 +847,7 @@ class PoolWorker {
 
   // n outputs of the first axis.
   void emit_block(Index o, Index n, const Term* terms, int count) {
-    const Axis& axis = p_.axes_[0];
+    const Axis& axis = axes_[0];
     const Index item = states_[0].item;
     const auto merge = [&](Line to, Index at, Index items, Index length) {
       Term piece[kTerms];
@@ -848,8 +871,8 @@ class PoolWorker {
           const Index width = std::min(step, columns - c), items = std::min(together, rows - row);
           Index left = done / inner_ + c;
           for (int a = n_ - 1; a > 0; --a) {
-            coordinate_[a] = left % p_.axes_[a].out;
-            left /= p_.axes_[a].out;
+            coordinate_[a] = left % axes_[a].out;
+            left /= axes_[a].out;
           }
           coordinate_[0] = o + row + left;
           emit(items * width, p_.flat_out_, [&](Line to) {
@@ -863,7 +886,7 @@ class PoolWorker {
   template <class Merge>
   void emit(Index columns, bool flat, Merge merge) {
     Index where = out_base_;
-    for (int a = 0; a < n_; ++a) where += coordinate_[a] * p_.axes_[a].out_stride;
+    for (int a = 0; a < n_; ++a) where += coordinate_[a] * axes_[a].out_stride;
     const Index runs = flat ? 1 : columns, run = flat ? columns * inner_ : inner_;
     const bool divide = p_.divides_ && !p_.divides_on_load_, lowers = k_.lower && !p_.divides_on_load_;
     const bool finishes = divide || lowers || p_.counted_ || !k_.direct_finish;
@@ -871,7 +894,7 @@ class PoolWorker {
 
     const bool in_place = direct && k_.direct_finish && (!finishes || (lowers && !p_.counted_));
     const Line to{in_place ? direct : result_.value, result_.place};
-    ahead_.ask(columns * inner_ * static_cast<Index>(k_.in_size) * p_.axes_[0].stride / 2);
+    ahead_.ask(columns * inner_ * static_cast<Index>(k_.in_size) * axes_[0].stride / 2);
     merge(to);
     const void* values = to.value;
     void* finished = direct ? direct : finished_;
@@ -905,7 +928,7 @@ class PoolWorker {
           repair(advance(to.value, c * inner_, k_.acc_size), advance(narrowed_, c * inner_, p_.place_out_size_), n);
         c += n;
         coordinate_[n_ - 1] += n;
-        for (int a = n_ - 1; a > 0 && coordinate_[a] == p_.axes_[a].out; --a) coordinate_[a] = 0, ++coordinate_[a - 1];
+        for (int a = n_ - 1; a > 0 && coordinate_[a] == axes_[a].out; --a) coordinate_[a] = 0, ++coordinate_[a - 1];
       }
       places_.store(where, narrowed_, runs, run);
     }
@@ -914,7 +937,7 @@ class PoolWorker {
   // The position of the first element, maybe in the padding, of the window at coordinate_.
   Index start_place() const {
     Index place = 0;
-    for (int a = 0; a < n_; ++a) place += p_.axes_[a].start(coordinate_[a]) * p_.axes_[a].input_place;
+    for (int a = 0; a < n_; ++a) place += axes_[a].start(coordinate_[a]) * axes_[a].input_place;
     return place;
   }
 
@@ -927,7 +950,7 @@ class PoolWorker {
       const auto output = [&](int a) { return a == n_ - 1 ? column : coordinate_[a]; };
       bool inside = !p_.admits_;
       for (int a = 0; a < n_; ++a) {
-        const Axis& axis = p_.axes_[a];
+        const Axis& axis = axes_[a];
         inside = inside && axis.start(output(a)) >= 0 && axis.start(output(a)) + axis.span() <= axis.in;
       }
       if (!inside) put(stored, i, first_part(output, i % inner_));
@@ -943,7 +966,7 @@ class PoolWorker {
       Index place = 0, at = in_base_ + channel * p_.layout_.inner.stride[0];
       bool exists = true;
       for (int b = 0; b < n_; ++b) {
-        const Axis& axis = p_.axes_[b];
+        const Axis& axis = axes_[b];
         const Window w = axis.valid(output(b));
         exists = exists && w.count > 0;
         const Index input = w.first + tap[b] * axis.dilation;
@@ -952,7 +975,7 @@ class PoolWorker {
       }
       if (!exists) break;
       if (takes_part(at)) return place;
-      for (a = n_ - 1; a >= 0 && ++tap[a] == p_.axes_[a].valid(output(a)).count; --a) tap[a] = 0;
+      for (a = n_ - 1; a >= 0 && ++tap[a] == axes_[a].valid(output(a)).count; --a) tap[a] = 0;
     }
     return offset ? 0 : -1;
   }
@@ -974,14 +997,18 @@ class PoolWorker {
   }
 
   const Pool& p_;
+  std::vector<Axis> own_axes_;  // where every plane has windows of its own
+  const std::vector<Axis>& axes_;
   const Kernels& k_;
   const int n_;
   const void* in_;
   const std::uint8_t* mask_;
+  const Index* starts_;
   const Target out_, places_;
   Index lines_ = 1;  // at a time
   Index inner_, columns_ = 1, chunk_ = 1, in_base_ = 0, out_base_ = 0;
   bool clips_ = false;
+  bool whole_line_ = false;  // listed windows of the last axis are short, and its lines not long
   bool clean_ = false;     // the block being visited holds no NaN
   Index dirty_lines_ = 0;  // lines met so far that may
   std::vector<State> states_;
@@ -1000,13 +1027,26 @@ class PoolWorker {
   Scratch scratch_;
 };
 
-void Pool::run(const void* in, void* out, void* places, const std::uint8_t* mask) const {
+void Pool::check(const Index* starts) const {
+  if (!starts) throw std::invalid_argument("windows per plane need their starts");
+  for (Index unit = 0; unit < layout_.outer_count(); ++unit)
+    for (const Axis& axis : axes_) {
+      Index least = 0;
+      for (Index o = 0; o < axis.out; least = starts[o++])
+        if (starts[o] < least || starts[o] > axis.in - axis.kernel)
+          throw std::invalid_argument("the starts of windows must ascend within the input");
+      starts += starts_;
+    }
+}
+
+void Pool::run(const void* in, void* out, void* places, const std::uint8_t* mask, const Index* starts) const {
   const Axis& first = axes_.front();
   if (elements_ == 0) return;
+  if (first.per_plane) check(starts);
   const int threads = elements_ < kParallelElements ? 1 : thread_count();
   const Index halo = axes_.size() == 1 ? kInnerBlock / 2 : (rows_first_ ? 0 : first.regular() ? first.span() / std::max<Index>(first.stride, 1) : 1);
   const auto tasks = split(layout_, first.out, halo, inner_block_, threads);
-  parallel(tasks, threads, [&] { return PoolWorker(*this, in, out, places, mask); });
+  parallel(tasks, threads, [&] { return PoolWorker(*this, in, out, places, mask, starts); });
 }
 
 }  // namespace infinitypool

@@ -13,7 +13,8 @@ enum class Places : std::uint8_t { none, offset, plane };
 
 struct WindowArguments {
   Index kernel = 1, stride = 1, before = 0, after = 0, dilation = 1, out = 1;
-  bool adaptive = false;  // the output's size alone says where windows lie
+  bool adaptive = false;   // the output's size alone says where windows lie
+  bool per_plane = false;  // starts are given with the data, for every plane
 };
 
 struct PoolArguments {
@@ -43,12 +44,15 @@ class Pool {
  public:
   explicit Pool(const PoolArguments& a);                  // forward
   static Pool spread(const PoolArguments& a);             // gradient of a mean or a sum
-  // mask: a byte for each element, strided as the input
-  void run(const void* in, void* out, void* places, const std::uint8_t* mask = nullptr) const;
+  // mask: a byte for each element, strided as the input. starts: of windows per plane, for every plane (in
+  // C order) and axis as many as the longest axis has results.
+  void run(const void* in, void* out, void* places, const std::uint8_t* mask = nullptr,
+           const Index* starts = nullptr) const;
 
  private:
   friend class PoolWorker;
   Pool() = default;
+  void check(const Index* starts) const;  // throws std::invalid_argument
   void plan(const PoolArguments& a, const Shape& shape, const Shape& from, const Shape& to, Variant variant,
             bool transposed);
 
@@ -73,6 +77,7 @@ class Pool {
   bool rows_first_ = false;
   Parameters parameters_;
   Index inner_block_ = 1, elements_ = 0;
+  Index starts_ = 0;  // per axis of a plane, where they are given with the data
 };
 
 }  // namespace infinitypool

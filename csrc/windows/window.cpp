@@ -106,6 +106,15 @@ void adapt(Axis& axis) {
   list(axis, std::move(table), 1);
 }
 
+void place(Axis& axis, const Index* starts) {
+  std::vector<Window> table(axis.out);
+  const Index room = axis.in - axis.kernel;
+  for (Index o = 0; o < axis.out; ++o)
+    table[o] = {starts ? starts[o] : static_cast<Index>(static_cast<double>(o) / axis.out * room), axis.kernel, 0};
+  axis.irregular = axis.per_plane = true;
+  list(axis, std::move(table), 1);
+}
+
 void count_elements(Axis& axis, bool include_padding) {
   axis.count.resize(axis.out);
   for (Index o = 0; o < axis.out; ++o) {

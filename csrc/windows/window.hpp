@@ -19,12 +19,6 @@ using Chain = std::vector<Step>;
 enum class Weights : std::uint8_t { one, overlapping, binomial };  // overlapping: an element may count twice
 Chain build_chain(Index kernel, Weights weights);
 
-// The inputs first, first + step, ... of one output; tap is the place of the first in its window.
-struct Window {
-  Index first, count, tap;
-  bool operator==(const Window&) const = default;
-};
-
 struct Axis {
   Index in = 1, out = 1;
   Index kernel = 1, stride = 1, before = 0, after = 0, dilation = 1;
@@ -37,6 +31,7 @@ struct Axis {
   Chain chain;
   std::vector<Window> table;
   bool irregular = false;  // windows start where the table says: `kernel` is the longest of them
+  bool per_plane = false;  // every plane comes with starts of its own, in the place of the table's
   Index table_step = 1;
   std::vector<Index> table_floor;  // the lowest input that an output or any later one reads
 
@@ -60,6 +55,9 @@ struct Axis {
 
 // The windows of adaptive pooling: from floor(o * in / out) up to ceil((o + 1) * in / out).
 void adapt(Axis& axis);
+
+// Windows of kernel elements at these starts, which must not fall; evenly spread ones where there are none.
+void place(Axis& axis, const Index* starts = nullptr);
 
 void count_elements(Axis& axis, bool include_padding);
 
