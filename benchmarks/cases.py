@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
-__all__ = ["CASES", "Bar", "Case"]
+__all__ = ["CASES", "FAMILY", "Bar", "Case"]
 
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1}
 
@@ -20,7 +21,9 @@ class Bar:
 
     pytorch: float | None = None  # at least this many times as fast as PyTorch in this layout
     peers: bool = False  # no slower than the fastest of the other peers
+    versus: tuple[tuple[str, float], ...] = ()  # (peer, at least this many times as fast)
     floor: float | None = None  # at most this multiple of the copy floor
+    read: float | None = None  # at most this multiple of the read floor
     reference: float | None = None  # at most this multiple of the reference case's time
     threads: float | None = None  # speed-up by a second thread, where two copies gain as much
     saved: float | None = None  # at most so many bytes kept per output
@@ -33,8 +36,11 @@ class Bar:
             words.append(f"≥ {self.pytorch:g}× PyTorch")
         if self.peers:
             words.append("no slower than any other peer")
+        words += [f"≥ {times:g}× {peer}" for peer, times in self.versus]
         if self.floor is not None:
             words.append(f"≤ {self.floor:g}× the copy floor")
+        if self.read is not None:
+            words.append(f"≤ {self.read:g}× the read floor")
         if self.reference is not None:
             words.append(f"≤ {self.reference:g}× the reference")
         if self.threads is not None:
@@ -51,12 +57,15 @@ class Case:
     """One row. ``shape`` is logical (N, C, pooled axes...), in either layout."""
 
     group: str
-    op: str  # "max" | "avg"
+    op: str  # "max", "avg", "adaptive_max", ...: a row of the table in benchmarks.peers
     shape: tuple[int, ...]
-    kernel: int  # the same along every pooled axis, as are stride and padding
-    stride: int
-    padding: int
-    bar: Bar
+    kernel: int = 0  # the same along every pooled axis, as are stride and padding; 0: no window
+    stride: int = 1
+    padding: int = 0
+    bar: Bar = Bar()
+    size: int | None = None  # along every pooled axis of an adaptive pooling's result
+    options: tuple[tuple[str, Any], ...] = ()  # further arguments of infinitypool's function
+    nans: float = 0.0  # this share of the input
     dtype: str = "float32"
     layout: str = "planes"  # "planes" (N, C, ...) | "channels_last" (N, ..., C) in memory
     measure: str = "forward"  # "forward" | "indices" | "backward" | "threads" | "saved" | "latency"
@@ -73,17 +82,33 @@ class Case:
     @property
     def name(self) -> str:
         """Unique, and what ``--only`` searches."""
-        window = f"k{self.kernel}s{self.stride}p{self.padding}"
+        window = f"k{self.kernel}s{self.stride}p{self.padding}" if self.kernel else ""
+        window += f"to{self.size}" if self.size else ""
         words = [self.op, f"{self.dims}d", window, self.dtype, self.layout, self.measure]
+        words = [word for word in words if word]
         words += ["out"] if self.result == "out" else []
         words += ["array"] if self.front == "array" and self.result != "out" else []
+        words += [f"{key}={value}" for key, value in self.options]
+        words += [f"{100 * self.nans:g}% NaN"] if self.nans else []
+        if self.op in CONCATENATED:  # neighbours in the report differ by nothing else
+            words.append("x".join(map(str, self.shape)))
         return " ".join(words)
 
     @property
     def output_shape(self) -> tuple[int, ...]:
         """Logical shape of the result (floor mode)."""
-        spatial = ((n + 2 * self.padding - self.kernel) // self.stride + 1 for n in self.shape[2:])
-        return (*self.shape[:2], *spatial)
+        batch, channels, *spatial = self.shape
+        if self.op in CONCATENATED:
+            return (batch, 4 * channels, *spatial)
+        if self.op == "max_unpool":
+            return (batch, channels, *(n * self.stride for n in spatial))
+        if self.op == "fractional_max":
+            ratio = dict(self.options)["output_ratio"]
+            return (batch, channels, *(int(n * ratio) for n in spatial))
+        if self.size:
+            return (batch, channels, *[self.size] * self.dims)
+        pooled = ((n + 2 * self.padding - self.kernel) // self.stride + 1 for n in spatial)
+        return (batch, channels, *pooled)
 
     @property
     def outputs(self) -> int:
@@ -91,23 +116,48 @@ class Case:
         return prod(self.output_shape)
 
     @property
+    def window(self) -> int:
+        """Elements of the largest window."""
+        if self.size:
+            return prod(-(-n // self.size) + (n % self.size > 0) for n in self.shape[2:])
+        return max(1, self.kernel) ** self.dims
+
+    @property
+    def reads(self) -> bool:
+        """Whether next to nothing is written, so that the floor is a read of the input."""
+        return self.measure == "forward" and self.size is not None
+
+    @property
     def moved_bytes(self) -> int:
-        """Bytes that have to be read and written once; the copy floor is a copy of as many."""
+        """Bytes that have to be read and written once; the floor copies (or reads) as many."""
         item = ITEM_BYTES[self.dtype]
-        total = item * (prod(self.shape) + self.outputs)
+        inputs = prod(self.shape)
+        total = item * (inputs + self.outputs)
+        if self.op == "max_unpool":  # int64 places come in
+            return total + 8 * inputs
         if self.measure == "indices":
             total += 8 * self.outputs
-        if self.measure == "backward" and self.op == "max":  # the winners' places
-            total += self.outputs * (1 if self.kernel**self.dims <= 256 else 2)
+        if self.measure == "backward" and self.op in ("max", "adaptive_max"):  # winners' places
+            total += self.outputs * (1 if self.window <= 256 else 2)
+        if self.measure == "backward" and self.op == "lp":  # the input and the result again
+            total *= 2
         return total
 
     def tiny(self) -> Case:
         """The same case on a few hundred elements, to try the machinery."""
         small = {1: (2, 3, 20), 2: (2, 3, 16, 14), 3: (1, 2, 8, 6, 10)}[self.dims]
+        if self.size:  # divisible, as the real sizes are
+            small = (2, 3, 21, 14)
+        if self.op in CONCATENATED:  # two of them are told apart by their shapes
+            small = (*self.shape[:1], 3, 16, 14)
+        if self.shape[:2] == (1, 1):  # one picture
+            small = (1, 1, *small[2:])
         kernel, padding = (self.kernel, self.padding) if self.kernel <= 5 else (5, 2)
         reference = self.reference.tiny() if self.reference else None
         return replace(self, shape=small, kernel=kernel, padding=padding, reference=reference)
 
+
+CONCATENATED = ("spp", "sppf")  # the input and three poolings of it, side by side
 
 BATCH = (8, 64, 224, 224)
 LINE = (8, 14336, 224)
@@ -237,6 +287,140 @@ def _latency() -> list[Case]:
     ]  # fmt: skip
 
 
+# --- the pooling family -------------------------------------------------------------------------
+
+EXPORTS = ("PyTorch", "torch.compile", "ONNX Runtime", "OpenVINO")  # what runs a model's layers
+ADAPTIVE = {"adaptive_max": "adaptive maximum", "adaptive_avg": "adaptive average"}
+SIZES = (7, 1)
+POOLED = (8, 64, 112, 112)  # what a 2 x 2 pooling leaves of BATCH
+BLOCKS = ((8, 256, 40, 40), (1, 512, 20, 20))  # a detector's last feature maps
+NANS = (0.0, 0.01)
+
+
+def _adaptive() -> list[Case]:
+    return [
+        Case(group, op, BATCH, size=size, layout=layout,
+             bar=Bar(pytorch=8 if (op, layout) == ("adaptive_max", "planes") else 1, read=1.5),
+             against=EXPORTS)
+        for op, group in ADAPTIVE.items()
+        for layout in LAYOUTS
+        for size in SIZES
+    ]  # fmt: skip
+
+
+def _adaptive_backward() -> list[Case]:
+    return [
+        Case("adaptive backward", op, BATCH, size=size, layout=layout, measure="backward",
+             bar=Bar(pytorch=5), against=("PyTorch",))
+        for op in ADAPTIVE
+        for layout in LAYOUTS
+        for size in SIZES
+    ]  # fmt: skip
+
+
+def _family_directions() -> list[Case]:
+    """Forward with a bar, backward to be seen."""
+    forward = [
+        Case(
+            "unpooling, power average",
+            "max_unpool",
+            POOLED,
+            2,
+            2,
+            0,
+            Bar(pytorch=4),
+            against=EXPORTS,
+        ),
+        Case("unpooling, power average", "lp", BATCH, 2, 2, 0, Bar(pytorch=10), against=EXPORTS),
+    ]
+    return [
+        row
+        for case in forward
+        for row in (
+            *(replace(case, layout=layout) for layout in LAYOUTS),
+            *(replace(case, layout=layout, measure="backward", bar=Bar(), against=("PyTorch",))
+              for layout in LAYOUTS),
+        )
+    ]  # fmt: skip
+
+
+def _blocks() -> list[Case]:
+    bars = {("spp", "planes"): Bar(pytorch=15)}
+    return [
+        Case("detector blocks", op, shape, bar=bars.get((op, layout), Bar()), layout=layout,
+             against=EXPORTS)
+        for op in CONCATENATED
+        for shape in BLOCKS
+        for layout in LAYOUTS
+    ]  # fmt: skip
+
+
+def _median() -> list[Case]:
+    bars = {"uint8": (("SciPy", 10), ("OpenCV", 1)), "float32": (("SciPy", 10),)}
+    return [
+        Case("median", "median", PLANE, 3, 1, 1, Bar(versus=versus), dtype=dtype, front="array",
+             against=("OpenCV", "SciPy"))
+        for dtype, versus in bars.items()
+    ]  # fmt: skip
+
+
+def _nan_policy() -> list[Case]:
+    """Leaving NaNs out, against letting them through."""
+    cases = []
+    for op in OPS:
+        for window in ((2, 2, 0), (3, 1, 1)):
+            for nans in NANS:
+                plain = Case("", op, BATCH, *window, Bar(), nans=nans, front="array", against=())
+                cases.append(
+                    replace(plain, group="NaN left out", options=(("nan_policy", "omit"),),
+                            bar=Bar(reference=2), reference=plain)
+                )  # fmt: skip
+    return cases
+
+
+def _without_bar() -> list[Case]:
+    """Reported only."""
+    half = (("output_ratio", 0.5),)
+    cases = [
+        Case("other kinds", "soft", BATCH, 2, 2),
+        Case("other kinds", "log_sum_exp", BATCH, 2, 2),
+        Case("other kinds", "gem", BATCH, size=1),
+        Case("other kinds", "blur", BATCH, 3, 2, 1),
+    ]
+    return [
+        *(replace(case, layout=layout, against=EXPORTS) for case in cases for layout in LAYOUTS),
+        *(Case("other kinds", "fractional_max", BATCH, 2, options=half, measure=measure,
+               against=("PyTorch",))
+          for measure in ("forward", "indices")),
+        Case("other kinds", "stochastic", BATCH, 2, 2, against=("PyTorch",)),
+        Case("other kinds", "stochastic", BATCH, 2, 2, options=(("training", True),), against=()),
+    ]  # fmt: skip
+
+
+def _family_saved() -> list[Case]:
+    """One channel in eight of the batch: the windows are as large."""
+    small = (1, 8, *BATCH[2:])
+    bars = {"adaptive_max": 2, "adaptive_avg": 0}
+    return [
+        Case("kept for backward", op, small, size=size, layout=layout, measure="saved",
+             bar=Bar(saved=saved), against=("PyTorch",))
+        for op, saved in bars.items()
+        for layout in LAYOUTS
+        for size in SIZES
+    ]  # fmt: skip
+
+
+FAMILY: tuple[Case, ...] = (  # other kinds than the maximum and the average of a fixed window
+    *_adaptive(),
+    *_adaptive_backward(),
+    *_family_directions(),
+    *_median(),
+    *_blocks(),
+    *_nan_policy(),
+    *_without_bar(),
+    *_family_saved(),
+)
+
 CASES: tuple[Case, ...] = (
     *_forward(),
     *_out(),
@@ -246,6 +430,7 @@ CASES: tuple[Case, ...] = (
     *_backward(),
     *_other_dims(),
     *_threads(),
+    *FAMILY,
     *_saved(),
     *_latency(),
 )

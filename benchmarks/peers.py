@@ -9,8 +9,10 @@ buffers that the library manages), but not move the data.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from math import comb, prod
 from typing import Any
 
 import numpy as np
@@ -39,9 +41,7 @@ def ours(case: Case, data: Data) -> Contender:
     """Infinitypool through the front that the case names."""
     if case.front == "array":
         return _array_front(case, data)
-    from infinitypool.nn import functional
-
-    return _torch_style(OURS, functional, case, data)
+    return _torch_style(OURS, case, data)
 
 
 def _array_front(case: Case, data: Data) -> Contender:
@@ -53,6 +53,7 @@ def _array_front(case: Case, data: Data) -> Contender:
         "stride": case.stride,
         "padding": case.padding,
         "axes": tuple(range(first, first + case.dims)),
+        **dict(case.options),
     }
     arrays, kernel = data.arrays, case.kernel
 
@@ -94,21 +95,187 @@ def _tensor_to_numpy(result: Any) -> Any:
     return (result.float() if result.dtype.is_floating_point else result).numpy()
 
 
-def _torch_style(name: str, functional: Any, case: Case, data: Data) -> Contender:
-    """Calls through ``torch.nn.functional``, or a module with the same functions."""
-    suffix = "_with_indices" if case.measure == "indices" else ""
-    pool = getattr(functional, f"{case.op}_pool{case.dims}d{suffix}")
-    window = (case.kernel, case.stride, case.padding)
+Call = Callable[..., Any]  # of a tensor
+
+
+def _named(name: str, *arguments: str | float, **more: Any) -> Callable[[Any, Case], Call]:
+    """``functional.<name><n>d(x, *arguments, **more)``; strings are fields of the case."""
+
+    def build(functional: Any, case: Case) -> Call:
+        suffix = "_with_indices" if case.measure == "indices" else ""
+        function = getattr(functional, f"{name}{case.dims}d{suffix}")
+        values = [getattr(case, a) if isinstance(a, str) else a for a in arguments]
+        keywords = {**dict(case.options), **more}
+        return lambda x: function(x, *values, **keywords)
+
+    return build
+
+
+def places(case: Case) -> np.ndarray:
+    """Indices for unpooling: one somewhere in each window, (N, C, ...) in the case's layout."""
+    random = np.random.default_rng(21)
+    shape = (case.shape[0], *case.shape[2:], case.shape[1])
+    places = np.zeros(shape if case.layout == "channels_last" else case.shape, np.int64)
+    logical = np.moveaxis(places, -1, 1) if case.layout == "channels_last" else places
+    for axis, size in enumerate(case.output_shape[2:], 2):
+        starts = np.arange(case.shape[axis]) * case.stride
+        within = random.integers(0, case.kernel, case.shape, dtype=np.int8)
+        logical *= size
+        logical += starts.reshape(-1, *[1] * (len(case.shape) - axis - 1)) + within
+    return logical
+
+
+def _max_unpool(functional: Any, case: Case) -> Call:
+    import torch
+
+    indices = torch.from_numpy(places(case))
+    function = getattr(functional, f"max_unpool{case.dims}d")
+    return lambda x: function(x, indices, case.kernel, case.stride, case.padding)
+
+
+def _fractional_max(functional: Any, case: Case) -> Call:
+    import torch
+
+    samples = torch.rand((*case.shape[:2], case.dims), generator=torch.Generator().manual_seed(22))
+    ratio = (dict(case.options)["output_ratio"],) * case.dims  # PyTorch trips over a bare float
+    return _named("fractional_max_pool", "kernel", output_ratio=ratio, _random_samples=samples)(
+        functional, case
+    )
+
+
+def _gem_module(_: Any, case: Case) -> Call:
+    from infinitypool import nn
+
+    return nn.GeM().requires_grad_(False)  # over whole planes
+
+
+SPP = (5, 9, 13)
+
+# operation -> how it is called in PyTorch's own interface or one with the same functions
+TORCH_STYLE: dict[str, Callable[[Any, Case], Call]] = {
+    "max": _named("max_pool", "kernel", "stride", "padding"),
+    "avg": _named("avg_pool", "kernel", "stride", "padding"),
+    "adaptive_max": _named("adaptive_max_pool", "size"),
+    "adaptive_avg": _named("adaptive_avg_pool", "size"),
+    "max_unpool": _max_unpool,
+    "lp": _named("lp_pool", 2.0, "kernel", "stride"),
+    "fractional_max": _fractional_max,
+    "soft": _named("soft_pool", "kernel", "stride"),
+    "log_sum_exp": _named("log_sum_exp_pool", "kernel", "stride"),
+    "stochastic": _named("stochastic_pool", "kernel", "stride"),
+    "blur": _named("blur_pool", "kernel", "stride"),
+    "gem": _gem_module,
+    "spp": lambda functional, _: partial(functional.spp, kernel_sizes=SPP),
+    "sppf": lambda functional, _: partial(functional.sppf, kernel_size=SPP[0], repeats=3),
+}
+
+
+# What PyTorch has no function for, as its users write it down. Each takes (torch.nn.functional,
+# the case) and gives a call of a tensor.
+
+
+def _spp(functional: Any, _: Case) -> Call:
+    import torch
+
+    def block(x: Any) -> Any:
+        pools = [functional.max_pool2d(x, k, 1, k // 2) for k in SPP]
+        return torch.cat([x, *pools], 1)
+
+    return block
+
+
+def _sppf(functional: Any, _: Case) -> Call:
+    import torch
+
+    def block(x: Any) -> Any:
+        parts = [x]
+        for _ in range(3):
+            parts.append(functional.max_pool2d(parts[-1], SPP[0], 1, SPP[0] // 2))
+        return torch.cat(parts, 1)
+
+    return block
+
+
+def _soft(functional: Any, case: Case) -> Call:
+    def pool(x: Any) -> Any:
+        weights = x.exp()
+        total = functional.avg_pool2d(weights, case.kernel, case.stride)
+        return functional.avg_pool2d(weights * x, case.kernel, case.stride) / total
+
+    return pool
+
+
+def _log_sum_exp(functional: Any, case: Case) -> Call:
+    window = (case.kernel, case.stride)
+    return lambda x: functional.avg_pool2d(x.exp(), *window, divisor_override=1).log()
+
+
+def _gem(functional: Any, _: Case) -> Call:
+    return lambda x: functional.adaptive_avg_pool2d(x.clamp(min=1e-6).pow(3), 1).pow(1 / 3)
+
+
+def _blur(functional: Any, case: Case) -> Call:
+    import torch
+
+    channels, k = case.shape[1], case.kernel
+    row = torch.tensor([float(comb(k - 1, i)) for i in range(k)]) / 2 ** (k - 1)
+    weights = torch.outer(row, row).expand(channels, 1, k, k).contiguous()
+
+    def pool(x: Any) -> Any:
+        wide = functional.pad(x, [k // 2] * 4, mode="reflect")
+        return functional.conv2d(wide, weights, stride=case.stride, groups=channels)
+
+    return pool
+
+
+def _expectation(functional: Any, case: Case) -> Call:
+    import torch
+
+    def pool(x: Any) -> Any:
+        weights = x.relu()
+        total = functional.avg_pool2d(weights, case.kernel, case.stride)
+        mean = functional.avg_pool2d(x, case.kernel, case.stride)  # where no weight is left
+        result = functional.avg_pool2d(weights * x, case.kernel, case.stride) / total
+        return torch.where(total > 0, result, mean)
+
+    return pool
+
+
+BY_HAND: dict[str, Callable[[Any, Case], Call]] = {
+    "spp": _spp,
+    "sppf": _sppf,
+    "soft": _soft,
+    "log_sum_exp": _log_sum_exp,
+    "gem": _gem,
+    "blur": _blur,
+    "stochastic": _expectation,
+}
+
+
+def _call_of(name: str, case: Case) -> Call:
+    """The case as a call of a tensor; ``name`` is infinitypool's or PyTorch's."""
+    if name == OURS:
+        from infinitypool.nn import functional
+
+        return TORCH_STYLE[case.op](functional, case)
+    from torch.nn import functional
+
+    return (BY_HAND.get(case.op) or TORCH_STYLE[case.op])(functional, case)
+
+
+def _torch_style(name: str, case: Case, data: Data) -> Contender:
+    """Calls of tensors."""
+    pool = _call_of(name, case)
     tensors = [data.tensor(i) for i in range(len(data))]
     if case.measure != "backward":
-        return Contender(name, lambda i: pool(tensors[i], *window), _tensor_to_numpy)
+        return Contender(name, lambda i: pool(tensors[i]), _tensor_to_numpy)
     import torch
 
     # Two graphs are enough: each holds an input, an output and a gradient, far above any cache.
     graphs = []
     for tensor in tensors[:2]:
         leaf = tensor.detach().requires_grad_()
-        result = pool(leaf, *window)
+        result = pool(leaf)
         # a pattern, the same whatever the result's memory format, exact in every float type
         pattern = torch.arange(result.numel(), dtype=torch.int32).remainder_(251).sub_(125)
         gradient = torch.empty_like(result).copy_(pattern.view(result.shape)).div_(64)
@@ -122,20 +289,16 @@ def _torch_style(name: str, functional: Any, case: Case, data: Data) -> Contende
 
 
 def _pytorch(case: Case, data: Data) -> Contender:
-    from torch.nn import functional
-
-    return _torch_style("PyTorch", functional, case, data)
+    return _torch_style("PyTorch", case, data)
 
 
 def _torch_compile(case: Case, data: Data) -> Contender:
     import torch
-    from torch.nn import functional
 
     _only(case.measure == "forward" and case.dims == 2, "measured for 2-D forward")
-    pool = getattr(functional, f"{case.op}_pool2d")
-    window = (case.kernel, case.stride, case.padding)
+    pool = _call_of("PyTorch", case)
     torch._dynamo.reset()  # it falls back to eager, silently, after a few compilations
-    compiled = torch.compile(lambda x: pool(x, *window), dynamic=False, fullgraph=True)
+    compiled = torch.compile(lambda x: pool(x), dynamic=False, fullgraph=True)
     tensors = [data.tensor(i) for i in range(len(data))]
     with torch.no_grad():
         compiled(tensors[0])
@@ -151,6 +314,63 @@ def _torch_compile(case: Case, data: Data) -> Contender:
 
 _threads = 2  # set once by limit_threads
 
+Node = tuple[str, list[str], str, dict[str, Any]]  # operation, inputs, result, attributes
+
+
+def _onnx_window(case: Case, kernel: Sequence[int], stride: Sequence[int], pad: int) -> dict:
+    return {"kernel_shape": kernel, "strides": stride, "pads": [pad] * (2 * case.dims)}
+
+
+def _onnx_pool(name: str, **attributes: Any) -> Callable[[Case], list[Node]]:
+    """One node over the case's window."""
+
+    def build(case: Case) -> list[Node]:
+        window = _onnx_window(
+            case, [case.kernel] * case.dims, [case.stride] * case.dims, case.padding
+        )
+        inputs = ["x", "indices"] if name == "MaxUnpool" else ["x"]
+        return [(name, inputs, "y", {**window, **attributes})]
+
+    return build
+
+
+def _onnx_adaptive(name: str) -> Callable[[Case], list[Node]]:
+    """What exporters make of it: global, or a regular window where the sizes divide."""
+
+    def build(case: Case) -> list[Node]:
+        if case.size == 1:
+            return [(f"Global{name}", ["x"], "y", {})]
+        _only(all(n % case.size == 0 for n in case.shape[2:]), "adaptive sizes that divide only")
+        window = [n // case.size for n in case.shape[2:]]
+        return [(name, ["x"], "y", _onnx_window(case, window, window, 0))]
+
+    return build
+
+
+def _onnx_block(chained: bool) -> Callable[[Case], list[Node]]:
+    def build(case: Case) -> list[Node]:
+        parts, nodes = ["x"], []
+        for k in SPP:
+            source, k = (parts[-1], SPP[0]) if chained else ("x", k)
+            window = _onnx_window(case, [k] * case.dims, [1] * case.dims, k // 2)
+            parts.append(f"part{len(parts)}")
+            nodes.append(("MaxPool", [source], parts[-1], window))
+        return [*nodes, ("Concat", parts, "y", {"axis": 1})]
+
+    return build
+
+
+ONNX: dict[str, Callable[[Case], list[Node]]] = {
+    "max": _onnx_pool("MaxPool"),
+    "avg": _onnx_pool("AveragePool", count_include_pad=1),
+    "lp": _onnx_pool("LpPool", p=2),
+    "max_unpool": _onnx_pool("MaxUnpool"),
+    "adaptive_max": _onnx_adaptive("MaxPool"),
+    "adaptive_avg": _onnx_adaptive("AveragePool"),
+    "spp": _onnx_block(chained=False),
+    "sppf": _onnx_block(chained=True),
+}
+
 
 def _onnx_runtime(case: Case, data: Data) -> Contender:
     import onnxruntime
@@ -160,21 +380,20 @@ def _onnx_runtime(case: Case, data: Data) -> Contender:
     _only(case.layout == "planes", "pools only NCHW")
     kinds = {"float32": "FLOAT", "float16": "FLOAT16", "uint8": "UINT8"}
     _only(case.dtype in kinds and (case.op == "max" or case.dtype == "float32"), "no such dtype")
+    _only(case.op in ONNX, "no such operation")
     kind = getattr(TensorProto, kinds[case.dtype])
-    attributes: dict[str, Any] = {
-        "kernel_shape": [case.kernel] * case.dims,
-        "strides": [case.stride] * case.dims,
-        "pads": [case.padding] * (2 * case.dims),
-    }
-    if case.op == "avg":
-        attributes["count_include_pad"] = 1
-    node = helper.make_node(
-        {"max": "MaxPool", "avg": "AveragePool"}[case.op], ["x"], ["y"], **attributes
-    )
+    feeds = [helper.make_tensor_value_info("x", kind, list(case.shape))]
+    constants = {}
+    if case.op == "max_unpool":  # its indices count through the whole tensor, not a plane
+        first = np.arange(prod(case.shape[:2])).reshape(*case.shape[:2], *[1] * case.dims)
+        flat = places(case) + first * prod(case.output_shape[2:])
+        constants["indices"] = onnxruntime.OrtValue.ortvalue_from_numpy(flat)
+        feeds.append(helper.make_tensor_value_info("indices", TensorProto.INT64, list(case.shape)))
+    nodes = ONNX[case.op](case)
     graph = helper.make_graph(
-        [node],
+        [helper.make_node(name, sources, [to], **more) for name, sources, to, more in nodes],
         "pool",
-        [helper.make_tensor_value_info("x", kind, list(case.shape))],
+        feeds,
         [helper.make_tensor_value_info("y", kind, list(case.output_shape))],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
@@ -189,9 +408,44 @@ def _onnx_runtime(case: Case, data: Data) -> Contender:
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in data.arrays]
     return Contender(
         "ONNX Runtime",
-        lambda i: session.run_with_ort_values(["y"], {"x": values[i]})[0],
+        lambda i: session.run_with_ort_values(["y"], {"x": values[i], **constants})[0],
         lambda result: result.numpy(),
     )
+
+
+def _openvino_max(graph: Any, x: Any, kernel: int, stride: int, padding: int, n: int) -> Any:
+    pads = [padding] * n
+    return graph.max_pool(x, [stride] * n, [1] * n, pads, pads, [kernel] * n).output(0)
+
+
+def _openvino_avg(graph: Any, x: Any, case: Case) -> Any:
+    n, pads = case.dims, [case.padding] * case.dims
+    return graph.avg_pool(x, [case.stride] * n, pads, pads, [case.kernel] * n, exclude_pad=False)
+
+
+def _openvino_block(graph: Any, x: Any, case: Case) -> Any:
+    parts = [x]
+    for k in SPP:
+        source, k = (parts[-1], SPP[0]) if case.op == "sppf" else (x, k)
+        parts.append(_openvino_max(graph, source, k, 1, k // 2, case.dims))
+    return graph.concat(parts, 1)
+
+
+# operation -> (the operator set, a node (N, C, ...), the case) -> the pooled node
+OPENVINO: dict[str, Callable[[Any, Any, Case], Any]] = {
+    "max": lambda graph, x, case: _openvino_max(
+        graph, x, case.kernel, case.stride, case.padding, case.dims
+    ),
+    "avg": _openvino_avg,
+    "adaptive_max": lambda graph, x, case: graph.adaptive_max_pool(
+        x, graph.constant([case.size] * case.dims, np.int32), "i32"
+    ).output(0),
+    "adaptive_avg": lambda graph, x, case: graph.adaptive_avg_pool(
+        x, graph.constant([case.size] * case.dims, np.int32)
+    ),
+    "spp": _openvino_block,
+    "sppf": _openvino_block,
+}
 
 
 def _openvino(case: Case, data: Data) -> Contender:
@@ -200,17 +454,13 @@ def _openvino(case: Case, data: Data) -> Contender:
 
     _only(case.measure == "forward", "forward only")
     _only(case.dtype == "float32", "measured for float32")
+    _only(case.op in OPENVINO, "no such operation")
     n = case.dims
-    window = ([case.stride] * n, [case.padding] * n, [case.padding] * n, [case.kernel] * n)
     x = opset14.parameter(list(data.arrays[0].shape), np.float32)
     planes = x
     if case.layout == "channels_last":  # it pools NCHW only: its own way in and out
         planes = opset14.transpose(x, [0, n + 1, *range(1, n + 1)])
-    strides, before, after, kernel = window
-    if case.op == "max":
-        pooled = opset14.max_pool(planes, strides, [1] * n, before, after, kernel).output(0)
-    else:
-        pooled = opset14.avg_pool(planes, strides, before, after, kernel, exclude_pad=False)
+    pooled = OPENVINO[case.op](opset14, planes, case)
     if case.layout == "channels_last":
         pooled = opset14.transpose(pooled, [0, *range(2, n + 2), 1])
     settings = {
@@ -243,6 +493,15 @@ def _opencv(case: Case, data: Data) -> Contender:
 
     _only(case.measure == "forward" and case.dims == 2, "2-D forward only")
     _only(case.dtype in {"float32", "uint8"}, "no such dtype")
+    if case.op == "median":
+        planes = [array[0, 0] for array in data.arrays]
+        _only(case.shape[:2] == (1, 1) and case.layout == "planes", "one picture at a time")
+        return Contender(
+            "OpenCV",
+            lambda i: cv2.medianBlur(planes[i], case.kernel),
+            lambda result: result[None, None],
+        )
+    _only(case.op in {"max", "avg"}, "no such operation")
     k, last = case.kernel, case.layout == "channels_last"
     quarters = case.op == "avg" and (k, case.stride, case.padding) == (2, 2, 0)
     _only(quarters or case.stride == 1, "filters have no stride")
@@ -290,6 +549,7 @@ def _scikit_image(case: Case, data: Data) -> Contender:
     from skimage.measure import block_reduce
 
     _only(case.measure == "forward", "forward only")
+    _only(case.op in {"max", "avg"}, "no such operation")
     _only(case.kernel == case.stride and case.padding == 0, "blocks only: stride = kernel")
     _only(case.dtype == "float32", "measured for float32")
     block = (1, 1, *[case.kernel] * case.dims)
@@ -303,8 +563,11 @@ def _scipy(case: Case, data: Data) -> Contender:
     _only(case.measure == "forward", "forward only")
     _only(case.stride == 1, "filters have no stride")
     _only(case.kernel % 2 == 1 and case.padding == case.kernel // 2, "filters keep the size")
-    _only(case.dtype == "float32", "measured for float32")
+    _only(case.dtype == "float32" or case.op == "median", "measured for float32")
     size = (1, 1, *[case.kernel] * case.dims)
+    _only(case.op in {"max", "avg", "median"}, "no such operation")
+    if case.op == "median":
+        return Contender("SciPy", lambda i: ndimage.median_filter(data.logical(i), size=size))
     if case.op == "max":
         return Contender(
             "SciPy",
@@ -360,13 +623,17 @@ def limit_threads(threads: int) -> dict[str, str]:
 
 # --- what a result has to agree with --------------------------------------------------------------
 
+SELECTING = {"max", "adaptive_max", "max_unpool", "median", "fractional_max", "spp", "sppf"}
+POWERS = {"lp", "gem", "soft", "log_sum_exp"}
+
 
 def disagreement(case: Case, expected: Any, found: Any) -> str:
     """Empty where two results agree, else in what way they do not.
 
-    Maxima and indices agree exactly. Sums of a window of w elements in another order may differ
-    by about w roundings of the type (of float32 for the half types, which everybody accumulates
-    in float32, and one rounding of the result).
+    Selected elements and indices agree exactly. Sums of a window of w elements in another order
+    may differ by about w roundings of the type (of float32 for the half types, which everybody
+    accumulates in float32, and one rounding of the result); in long sums the roundings cancel,
+    leaving some √w of them. Each exponential and power adds a few of its own.
     """
     if isinstance(expected, tuple):
         parts = (disagreement(case, e, f) for e, f in zip(expected, found, strict=True))
@@ -374,20 +641,25 @@ def disagreement(case: Case, expected: Any, found: Any) -> str:
     expected, found = np.asarray(expected), np.asarray(found)
     if expected.shape != found.shape:
         return f"shape {found.shape} instead of {expected.shape}"
-    if case.op == "max" and case.measure != "backward":
+    if case.op == "median":  # every library has its own rule for what lies beyond the edge
+        inner = (..., *[slice(case.padding, -case.padding)] * case.dims)
+        expected, found = expected[inner], found[inner]
+    if (case.op in SELECTING and case.measure != "backward") or found.dtype.kind in "biu":
         different = np.count_nonzero(expected != found)
         return f"{different} of {expected.size} values differ" if different else ""
     epsilon = {"float16": 2.0**-10, "bfloat16": 2.0**-7}.get(case.dtype, 0.0)
-    epsilon += case.kernel**case.dims * 2.0**-23
+    roundings = min(case.window, 8 * case.window**0.5)
+    epsilon += (4 if case.op in POWERS else 1) * roundings * 2.0**-23
     # elementwise scale 1: the inputs are standard normal, so a difference of cancelling sums is
-    # measured against the size of the summands
+    # measured against the size of the summands; a gradient may be small as a whole
     largest = float(np.max(np.abs(expected - found), initial=0.0))
-    bound = epsilon * max(1.0, float(np.max(np.abs(expected), initial=0.0)))
+    scale = float(np.max(np.abs(expected), initial=0.0))
+    bound = epsilon * (scale if case.measure == "backward" else max(1.0, scale))
     return "" if largest <= bound else f"largest difference {largest:.2e} above {bound:.2e}"
 
 
-def saved_bytes(functional: Any, case: Case, data: Data) -> float:
-    """Bytes per output that a forward call keeps for its backward."""
+def saved_bytes(name: str, case: Case, data: Data) -> float:
+    """Bytes per output that infinitypool or PyTorch keeps of a forward call for its backward."""
     import torch
 
     kept: dict[int, int] = {}
@@ -398,7 +670,7 @@ def saved_bytes(functional: Any, case: Case, data: Data) -> float:
         return tensor
 
     leaf = data.tensor(0).detach().requires_grad_()
-    pool = getattr(functional, f"{case.op}_pool{case.dims}d")
+    pool = _call_of(name, case)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = pool(leaf, case.kernel, case.stride, case.padding)
+        result = pool(leaf)
     return sum(kept.values()) / result.numel()

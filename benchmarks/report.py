@@ -1,14 +1,14 @@
-"""Rows -> verdicts, a Markdown table, JSON and a bar chart."""
+"""Rows -> verdicts, a Markdown table, JSON and bar charts."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cases import Bar, Case
+from benchmarks.cases import BATCH, FAMILY, Bar, Case
 from benchmarks.peers import OURS
 
 __all__ = ["Row", "Verdict", "judge", "write"]
@@ -24,7 +24,7 @@ class Row:
     skipped: dict[str, str] = field(default_factory=dict)  # peer -> reason
     wrong: dict[str, str] = field(default_factory=dict)  # peer -> how its result differs
     reference: float | None = None
-    copy_speed: float | None = None  # bytes a second, in these rounds
+    floor_speed: float | None = None  # bytes a second copied (or read), in these rounds
     values: dict[str, float] = field(default_factory=dict)  # what is not a time: bytes, speed-ups
 
     @property
@@ -33,8 +33,8 @@ class Row:
 
     @property
     def floor(self) -> float | None:
-        """Seconds that a copy of the same bytes takes."""
-        return self.case.moved_bytes / self.copy_speed if self.copy_speed else None
+        """Seconds that a copy of the same bytes takes, or a read where little is written."""
+        return self.case.moved_bytes / self.floor_speed if self.floor_speed else None
 
     @property
     def best_other(self) -> tuple[str, float] | None:
@@ -74,7 +74,10 @@ def judge(row: Row) -> Verdict:
     ratio(bar.pytorch, of(row.seconds.get("PyTorch"), ours), "× PyTorch:", True)
     if bar.peers and row.best_other:
         ratio(1.0, of(row.best_other[1], ours), f"× {row.best_other[0]}:", True)
+    for peer, times in bar.versus:
+        ratio(times, of(row.seconds.get(peer), ours), f"× {peer}:", True)
     ratio(bar.floor, of(ours, row.floor), "× floor:", False)
+    ratio(bar.read, of(ours, row.floor), "× read floor:", False)
     ratio(bar.reference, of(ours, row.reference), "× reference:", False)
     ratio(bar.saved, row.values.get("saved"), "bytes per output:", False)
     ratio(bar.latency, ours * 1e6 if ours else None, "µs:", False)
@@ -161,18 +164,23 @@ def _table(header: Iterable[str], body: Iterable[Iterable[str]]) -> list[str]:
 def markdown(rows: list[Row], about: dict[str, Any]) -> str:
     """The whole report."""
     verdicts = [judge(row).passed for row in rows]
-    copy = ", ".join(
-        f"{name.removeprefix('copy: ')} {speed / 1e9:.1f} GB/s"
-        for name, speed in about["copy"].items()
+    copy, read = (
+        ", ".join(
+            f"{name.removeprefix(f'{kind}: ')} {speed / 1e9:.1f} GB/s"
+            for name, speed in about["memory"].items()
+            if name.startswith(kind)
+        )
+        for kind in ("copy", "read")
     )
     machine = (
         f"{about['date']}, {about['processor']}, Python {about['python']}, "
         f"{about['threads']} threads, {about['infinitypool']}"
     )
     method = (
-        f"Copy, read and written bytes counted: {copy or 'not measured'}. The floor of a row is a"
-        " copy of as many bytes as the row has to read and write, by the better of these ways,"
-        " measured in the row's own rounds. GB/s counts the same bytes. Inputs are cold; times are"
+        f"Copy, read and written bytes counted: {copy or 'not measured'}. Read:"
+        f" {read or 'not measured'}. The floor of a row is a copy of as many bytes as the row has"
+        " to read and write, by the best of these ways, measured in the row's own rounds; where an"
+        " adaptive or a whole pooling writes next to nothing, it is a read. GB/s counts the same bytes. Inputs are cold; times are"
         " medians in milliseconds and contain the allocation and release of the result unless the"
         " row says out. OpenVINO reuses its result's memory, ONNX Runtime its arena, in all rows."
     )
@@ -220,7 +228,7 @@ def as_json(rows: list[Row], about: dict[str, Any]) -> str:
                 "samples": row.samples,
                 "reference_seconds": row.reference,
                 "moved_bytes": row.case.moved_bytes,
-                "copy_bytes_per_second": row.copy_speed,
+                "floor_bytes_per_second": row.floor_speed,
                 "floor_seconds": row.floor,
                 "values": row.values,
                 "skipped": row.skipped,
@@ -245,11 +253,34 @@ COLOURS = {
 }
 
 
+# file -> (title, whether a row belongs into it); one panel a group
+FIGURES: dict[str, tuple[str, Callable[[Case], bool]]] = {
+    "chart.png": ("float32 {shape}", lambda case: "forward, " in case.group),
+    "family.png": (
+        "the rest of the family, float32 8×64×224×224 unless said",
+        lambda case: case.group in {c.group for c in FAMILY} and case.against != (),
+    ),
+}
+
+
+def _label(case: Case) -> str:
+    """What tells a row from its neighbours in a panel."""
+    if "forward, " in case.group:
+        return f"kernel {case.kernel}\nstride {case.stride}\npadding {case.padding}"
+    words = [case.op.replace("_", " ")]
+    words[0] += f" to {case.size}" if case.size else ""
+    words += ["×".join(map(str, case.shape))] if case.shape != BATCH else []
+    words += [case.dtype] if case.dtype != "float32" else []
+    words += ["channels last"] if case.layout == "channels_last" else []
+    return "\n".join(words)
+
+
 def chart(path: Path, rows: list[Row], about: dict[str, Any]) -> bool:
-    """Forward poolings with a fresh result, one panel a group; False where there is none."""
+    """Forward poolings with a fresh result; False where none of the figure's was measured."""
+    title, belongs = FIGURES[path.name]
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        if "forward, " in row.case.group and row.ours:
+        if row.ours and row.case.measure == "forward" and belongs(row.case):
             groups.setdefault(row.case.group, []).append(row)
     if not groups:
         return False
@@ -261,13 +292,16 @@ def chart(path: Path, rows: list[Row], about: dict[str, Any]) -> bool:
     from matplotlib.patches import Patch
 
     across = 2 if len(groups) > 1 else 1
-    down = -(-len(groups) // across)
+    shown = [row for group in groups.values() for row in group]
+    taking_part = [n for n in COLOURS if any(n in row.seconds for row in shown)]
+    bars = [sum(1 + sum(n in r.seconds for n in taking_part) for r in g) for g in groups.values()]
+    heights = [max(bars[i : i + across]) for i in range(0, len(bars), across)]
     figure, axes = plt.subplots(
-        down, across, figsize=(7.2 * across, 4.6 * down + 0.9), layout="constrained",
-        squeeze=False, sharex=True,
+        len(heights), across, figsize=(7.2 * across, 0.13 * sum(heights) + 0.9 * len(heights) + 0.9),
+        layout="constrained", squeeze=False, sharex=True, height_ratios=[h + 4 for h in heights],
     )  # fmt: skip
-    taking_part = [n for n in COLOURS if any(n in r.seconds for r in rows)]
-    for axis, (group, members) in zip(axes.flat, groups.items(), strict=False):
+    for number, (group, members) in enumerate(groups.items()):
+        axis = axes.flat[number]
         top, labels = 0.0, []
         for row in members:
             present = [n for n in taking_part if n in row.seconds]
@@ -279,13 +313,11 @@ def chart(path: Path, rows: list[Row], about: dict[str, Any]) -> bool:
             if row.floor:
                 ends = [top - 0.5, places[-1] + 0.5]
                 axis.plot([row.floor * 1e3] * 2, ends, color="black", lw=1.2, ls="--")
-            case = row.case
-            window = f"kernel {case.kernel}\nstride {case.stride}\npadding {case.padding}"
-            labels.append(((places[0] + places[-1]) / 2, window))
+            labels.append(((places[0] + places[-1]) / 2, _label(row.case)))
             top = places[-1] + 2
         axis.set_yticks([place for place, _ in labels], [text for _, text in labels], fontsize=8)
         axis.tick_params(axis="y", length=0)
-        axis.invert_yaxis()
+        axis.set_ylim(heights[number // across], -1.5)  # bars of one width in a row of panels
         axis.set_xscale("log")
         axis.set_title(group, fontsize=11)
         axis.grid(axis="x", which="major", color="#dddddd")
@@ -299,21 +331,19 @@ def chart(path: Path, rows: list[Row], about: dict[str, Any]) -> bool:
     for axis in axes[-1]:
         axis.set_xlabel("milliseconds a call (logarithmic)")
     marks = [Patch(color=COLOURS[n], label=n) for n in taking_part]
-    marks.append(Line2D([], [], color="black", lw=1.2, ls="--", label="a copy of the same bytes"))
+    marks.append(Line2D([], [], color="black", lw=1.2, ls="--", label="moving the same bytes"))
     figure.legend(handles=marks, loc="outside lower center", ncols=9, frameon=False, fontsize=9)
-    shape = "×".join(map(str, next(iter(groups.values()))[0].case.shape))
-    figure.suptitle(f"float32 {shape}, result allocated, {about['threads']} threads", fontsize=12)
+    title = title.format(shape="×".join(map(str, shown[0].case.shape)))
+    figure.suptitle(f"{title}, result allocated, {about['threads']} threads", fontsize=12)
     figure.savefig(path, dpi=130)
     plt.close(figure)
     return True
 
 
 def write(folder: Path, rows: list[Row], about: dict[str, Any]) -> list[Path]:
-    """Write ``report.md``, ``report.json`` and ``chart.png``; the paths written."""
+    """Write ``report.md``, ``report.json`` and the figures; the paths written."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / "report.md", folder / "report.json"]
     paths[0].write_text(markdown(rows, about), encoding="utf-8")
     paths[1].write_text(as_json(rows, about), encoding="utf-8")
-    if chart(folder / "chart.png", rows, about):
-        paths.append(folder / "chart.png")
-    return paths
+    return paths + [folder / name for name in FIGURES if chart(folder / name, rows, about)]

@@ -1,6 +1,6 @@
 """Measure: ``python -m benchmarks.run [--quick] [--only PATTERN] [--peers NAMES] [--out FOLDER]``.
 
-Writes ``report.md``, ``report.json`` and ``chart.png``. The whole run takes a quarter of an hour
+Writes ``report.md``, ``report.json``, ``chart.png`` and ``family.png``. The whole run takes a quarter of an hour
 with all peers, ``--quick`` two to three minutes without the slow ones.
 """
 
@@ -20,7 +20,7 @@ from rich.console import Console
 
 from benchmarks import peers as libraries
 from benchmarks import report, timing
-from benchmarks.cases import CASES, Case
+from benchmarks.cases import CASES, FAMILY, Case
 from benchmarks.peers import OURS, PEERS, NotApplicable
 
 COPY_BYTES = 8 * 64 * 224 * 224 * 4
@@ -34,12 +34,12 @@ class Session:
     threads: int
     peers: list[str]
     named: bool  # by --peers, so that the user wants them, slow or not
-    floor: timing.CopyFloor
+    floor: timing.Floor
     inputs: dict[Any, timing.Data]
 
     def data(self, case: Case) -> timing.Data:
         """Inputs of a case; the last few sets are kept, since neighbours share them."""
-        key = (case.shape, case.dtype, case.layout)
+        key = (case.shape, case.dtype, case.layout, case.nans)
         if key not in self.inputs:
             while len(self.inputs) >= 6:
                 self.inputs.pop(next(iter(self.inputs)))
@@ -55,7 +55,7 @@ class Session:
             reason = "" if name in self.peers else "left out by --peers"
             if self.quick and not self.named and name in libraries.SLOW:
                 reason = reason or "left out by --quick"
-            if self.quick and not (case.bar.peers or case.bar.pytorch):
+            if self.quick and not (case.bar.peers or case.bar.pytorch or case.bar.versus):
                 reason = reason or "left out by --quick"
             if asked:
                 reasons[name] = reason
@@ -95,10 +95,10 @@ def _pooling(case: Case, session: Session) -> report.Row:
         others = session.data(case.reference)
         reference = libraries.ours(case.reference, others)
         reference.call = _wrapped(reference.call, len(others))
-    copies = session.floor.contenders()
+    ways = session.floor.contenders("read" if case.reads else "copy")
     extra = [reference] if reference else []
-    timing.measure([*contenders, *extra, *copies], len(data), session.quick)
-    row.copy_speed = session.floor.speed(copies)
+    timing.measure([*contenders, *extra, *ways], len(data), session.quick)
+    row.floor_speed = session.floor.speed(ways)
     row.reference = reference.median if reference else None
     for contender in contenders:
         row.seconds[contender.name] = contender.median
@@ -126,7 +126,7 @@ def _threads(case: Case, session: Session) -> report.Row:
     ways = session.floor.contenders()
     timing.measure([*mine, *copies, *ways], len(data), session.quick)
     mine[1].before()  # the run's own number again
-    row.copy_speed = session.floor.speed(ways)
+    row.floor_speed = session.floor.speed(ways)
     for contender in (*mine, *copies):
         row.seconds[contender.name] = contender.median
         row.samples[contender.name] = contender.samples
@@ -138,14 +138,10 @@ def _threads(case: Case, session: Session) -> report.Row:
 
 def _saved(case: Case, session: Session) -> report.Row:
     """Bytes kept for backward, seen through PyTorch's own hooks."""
-    import infinitypool.nn.functional as ours
-
     row, data = report.Row(case), timing.Data(case, 1)
-    row.values["saved"] = libraries.saved_bytes(ours, case, data)
+    row.values["saved"] = libraries.saved_bytes(OURS, case, data)
     if "PyTorch" in session.peers:
-        import torch.nn.functional as theirs
-
-        row.values["PyTorch"] = libraries.saved_bytes(theirs, case, data)
+        row.values["PyTorch"] = libraries.saved_bytes("PyTorch", case, data)
     return row
 
 
@@ -201,6 +197,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.run", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer rounds, no slow peers")
     parser.add_argument("--only", metavar="PATTERN", help="cases whose group or name matches")
+    parser.add_argument(
+        "--family", action="store_true", help="only kinds other than a fixed window's max and mean"
+    )
     parser.add_argument("--peers", metavar="NAMES", help="comma-separated; 'none' for ours alone")
     parser.add_argument("--out", metavar="FOLDER", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--threads", type=int, default=2, help="for everyone (default 2)")
@@ -209,7 +208,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="exit 1 if any row misses its bar")
     choice = parser.parse_args(argv)
 
-    cases = [case.tiny() for case in CASES] if choice.tiny else list(CASES)
+    cases = list(FAMILY if choice.family else CASES)
+    if choice.tiny:
+        cases = [case.tiny() for case in cases]
     if choice.only:
         try:
             pattern = re.compile(choice.only)
@@ -234,7 +235,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         choice.threads,
         _chosen_peers(choice.peers),
         choice.peers is not None,
-        timing.CopyFloor(size, choice.threads),
+        timing.Floor(size, choice.threads),
         {},
     )
     rows: list[report.Row] = []
@@ -264,7 +265,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "threads": choice.threads,
         "infinitypool": ", ".join(f"{k} {v}" for k, v in ip.config().items() if k in {"isa"}),
         "versions": versions,
-        "copy": session.floor.overall(),
+        "memory": session.floor.overall(),
         "minutes": (time.perf_counter() - start) / 60,
         "arguments": list(sys.argv[1:] if argv is None else argv),
     }

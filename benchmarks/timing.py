@@ -1,10 +1,10 @@
-"""How time is taken: cold inputs in rotation, contenders in turns, a copy beside them.
+"""How time is taken: cold inputs in rotation, contenders in turns, a copy or a read beside them.
 
 Every case is measured in rounds. In a round each contender has one turn; a turn of a fast
 contender is two calls of which the second counts, so that its threads are awake and its memory is
 recycled as in a loop, while the inputs, in rotation over more bytes than the last-level cache
-holds, are never warm. The copy is a contender of every round, because a shared machine's memory
-gets faster and slower by the minute.
+holds, are never warm. The copy (the read, where next to nothing is written) is a contender of
+every round, because a shared machine's memory gets faster and slower by the minute.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.cases import ITEM_BYTES, Case
 
-__all__ = ["Contender", "CopyFloor", "Data", "measure"]
+__all__ = ["Contender", "Data", "Floor", "measure"]
 
 CACHE_BYTES = 32 << 20  # last-level cache that has to be cold
 WARM_BELOW = 0.25  # seconds; a slower call gets no warm-up of its own in each turn
@@ -38,14 +38,15 @@ class Data:
     def __init__(self, case: Case, copies: int | None = None) -> None:
         size = prod(case.shape) * ITEM_BYTES[case.dtype]
         if copies is None:
-            copies = min(max(2, -(-6 * CACHE_BYTES // size)), 16)
-        self.key = (case.shape, case.dtype, case.layout)
+            copies = min(max(2, -(-6 * CACHE_BYTES // size)), 256)
         self.dtype, self.layout = case.dtype, case.layout
         shape = case.shape
         if case.layout == "channels_last":
             shape = (shape[0], *shape[2:], shape[1])
         random = np.random.default_rng(20)
         first = self._fill(random, shape, case.dtype)
+        if case.nans:
+            first[random.random(shape, dtype=np.float32) < case.nans] = np.nan
         # the others only have to lie elsewhere; drawing them all would take most of a run
         self.arrays = [first, *(np.roll(first, i, axis=-2) for i in range(1, copies))]
 
@@ -104,14 +105,19 @@ class Contender:
         return (time.perf_counter() - start) / self.calls
 
 
-class CopyFloor:
-    """How fast this machine copies right now, by the best of two ways, into warm memory."""
+class Floor:
+    """How fast this machine copies and reads right now, each by the best of several ways.
+
+    Copies go into warm memory. A read has to do something with what it reads; the reductions
+    here are the fastest of a dozen that were tried, and within a tenth of each other, so that
+    they show the memory's speed and not their own arithmetic's.
+    """
 
     def __init__(self, nbytes: int, threads: int) -> None:
         count = nbytes // 4
         self.sources = [np.full(count, value, np.float32) for value in (1, 2)]
         self.target = np.zeros(count, np.float32)
-        self.nbytes = 2 * 4 * count  # read and written
+        self.nbytes = {"copy": 2 * 4 * count, "read": 4 * count}  # a copy reads and writes
         self.threads = threads
         self.pool = ThreadPoolExecutor(threads)
         self.all: dict[str, list[float]] = {}
@@ -137,24 +143,32 @@ class CopyFloor:
             for pair in pairs:
                 np.copyto(*pair)
 
-    def contenders(self) -> list[Contender]:
-        """Fresh contenders for one case."""
-        ways = [Contender("copy: NumPy", self.halves)]
+    def read(self, index: int) -> None:
+        """The bitwise or of one part a thread."""
+        parts = np.array_split(self.sources[index % 2].view(np.uint32), self.threads)
+        list(self.pool.map(np.bitwise_or.reduce, parts))
+
+    def contenders(self, kind: str = "copy") -> list[Contender]:
+        """Fresh contenders for one case; ``kind`` is "copy" or "read"."""
+        ways = {"copy: NumPy": self.halves, "read: NumPy or": self.read}
         if self.tensors:
-            ways.append(
-                Contender("copy: PyTorch", lambda i: self.tensor.copy_(self.tensors[i % 2]))
-            )
-        return ways
+            ways["copy: PyTorch"] = lambda i: self.tensor.copy_(self.tensors[i % 2])
+            ways["read: PyTorch sum"] = lambda i: self.tensors[i % 2].sum()
+            ways["read: PyTorch amax"] = lambda i: self.tensors[i % 2].amax()
+        return [Contender(name, way) for name, way in ways.items() if name.startswith(kind)]
 
     def speed(self, ways: Sequence[Contender]) -> float:
-        """Bytes a second of the best way in these rounds."""
+        """Bytes a second of the best way in these rounds; the ways are all of one kind."""
         for way in ways:
             self.all.setdefault(way.name, []).extend(way.samples)
-        return self.nbytes / min(way.median for way in ways)
+        return max(self._bytes(way.name) / way.median for way in ways)
 
     def overall(self) -> dict[str, float]:
         """Bytes a second over the whole run, by way."""
-        return {name: self.nbytes / statistics.median(s) for name, s in self.all.items()}
+        return {name: self._bytes(name) / statistics.median(s) for name, s in self.all.items()}
+
+    def _bytes(self, name: str) -> int:
+        return self.nbytes[name.partition(":")[0]]
 
 
 def rounds_for(seconds: float, quick: bool) -> int:
@@ -163,6 +177,8 @@ def rounds_for(seconds: float, quick: bool) -> int:
         return 2 if quick else 3
     if seconds > 0.3:
         return 2 if quick else 5
+    if seconds < 0.002:  # a microsecond here or there counts
+        return 5 if quick else 25
     return 3 if quick else 9
 
 

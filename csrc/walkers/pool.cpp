@@ -162,7 +162,7 @@ void Pool::plan(const PoolArguments& a, const Shape& shape, const Shape& from, c
     const Axis& rows = axes_[axes_.size() - 2];
     double taps = 0;
     for (Index o = 0; o < rows.out; ++o) taps += static_cast<double>(rows.valid(o).count);
-    rows_first_ = !transposed && rows.kernel >= kRowsFirst && taps <= 1.5 * static_cast<double>(rows.in);
+    rows_first_ = !transposed && weights != Weights::binomial && rows.kernel >= kRowsFirst && taps <= 1.5 * static_cast<double>(rows.in);
   }
   scans_ = kernels_->any_nan && merges > 2 && !omits_;
   stream_ = static_cast<std::size_t>(outputs) * kernels_->out_size >= kStreamBytes;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 #include <map>
+#include <new>
 #include <numeric>
 
 namespace infinitypool {
@@ -13,6 +14,9 @@ Index floor_div(Index a, Index b) { return a >= 0 ? a / b : -((-a + b - 1) / b);
 
 // Windows that reach further are not held in memory from end to end if their taps are few.
 constexpr Index kLongSpan = Index(1) << 16;
+
+// A listed window takes some forty bytes: more of them along one axis are refused.
+constexpr Index kMostListed = Index(1) << 26;
 
 // Windows side by side and at least this long give their gradient to each element from one place.
 constexpr Index kLongShare = 8;
@@ -89,6 +93,7 @@ void adapt(Axis& axis) {
     axis.kernel = axis.stride = axis.in / axis.out;
     return;
   }
+  if (axis.out > kMostListed) throw std::bad_alloc();
   // o * in / out without its product, which may leave 64 bits.
   const Index quotient = axis.in / axis.out, rest = axis.in % axis.out;
   const auto scaled = [&](Index o, bool up) {
@@ -141,7 +146,8 @@ void list(Axis& axis, std::vector<Window> table, Index step) {
 void prepare(Axis& axis, Weights weights) {
   const bool outside = axis.span() > 2 * axis.in + 64;
   const bool scattered = axis.dilation > 64 && axis.span() > kLongSpan;
-  if (axis.spacing == 1 && (outside || scattered) && weights != Weights::binomial) {
+  const bool endless = axis.span() > kLongSpan && axis.stride >= axis.span() / 2;
+  if (axis.spacing == 1 && (outside || scattered || endless) && weights != Weights::binomial) {
     std::vector<Window> table(axis.out);
     for (Index o = 0; o < axis.out; ++o) table[o] = axis.valid(o);
     list(axis, std::move(table), axis.dilation);

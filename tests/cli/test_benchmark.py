@@ -7,18 +7,22 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import infinitypool as ip
-from benchmarks.cases import CASES, LAYOUTS, WINDOWS, Bar, Case
-from benchmarks.peers import disagreement
+from benchmarks import peers as libraries
+from benchmarks import timing
+from benchmarks.cases import CASES, FAMILY, LAYOUTS, WINDOWS, Bar, Case
+from benchmarks.peers import PEERS, disagreement
 from benchmarks.report import Row, judge
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH = (8, 64, 224, 224)
+MODULES = {"SciPy": "scipy", "OpenCV": "cv2"}
 
 
 def chosen(**wanted) -> list[Case]:
@@ -38,7 +42,7 @@ def test_every_promised_row_is_there(op, layout):
     }.get((op, layout))  # fmt: skip
     for kernel, stride, padding in WINDOWS:
         window = {"kernel": kernel, "stride": stride, "padding": padding}
-        (fresh,) = chosen(**both, **window, measure="forward", result="allocated")
+        (fresh,) = chosen(**both, **window, measure="forward", result="allocated", options=())
         assert fresh.bar.peers and (asked is None or fresh.bar.pytorch == asked)
         (out,) = chosen(**both, **window, measure="forward", result="out")
         assert out.bar.floor == {2: 1.5, 3: 1.5, 5: None, 13: 3.0}[kernel]
@@ -64,8 +68,45 @@ def test_the_other_promised_rows_are_there():
             assert any(c.bar.pytorch == 5 for c in chosen(op=op, shape=shape, kernel=kernel))
     assert any(c.bar.threads == 1.6 for c in chosen(shape=(1, 1, 4096, 4096)))
     assert {c.bar.saved for c in chosen(measure="saved", op="max")} == {1}
+    assert {c.bar.saved for c in chosen(measure="saved", op="adaptive_max")} == {2}
+    assert {c.bar.saved for c in chosen(measure="saved", op="adaptive_avg")} == {0}
     assert {c.bar.saved for c in chosen(measure="saved", op="avg")} == {0}
     assert all(c.bar.latency == 10 for c in chosen(shape=(1, 8, 8, 8), measure="latency"))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_promised_row_of_the_family_is_there(layout):
+    both = {"layout": layout, "dtype": "float32"}
+    for op in ("adaptive_max", "adaptive_avg"):
+        for size in (7, 1):
+            adaptive = {**both, "op": op, "shape": BATCH, "size": size}
+            (forward,) = chosen(**adaptive, measure="forward")
+            assert forward.bar.read == 1.5
+            assert forward.bar.pytorch == (8 if (op, layout) == ("adaptive_max", "planes") else 1)
+            (backward,) = chosen(**adaptive, measure="backward")
+            assert backward.bar.pytorch == 5
+    for op, shape, times in (("max_unpool", (8, 64, 112, 112), 4), ("lp", BATCH, 10)):
+        window = {"op": op, "shape": shape, "kernel": 2, "stride": 2}
+        (forward,) = chosen(**both, **window, measure="forward")
+        assert forward.bar.pytorch == times
+        assert chosen(**both, **window, measure="backward")
+
+
+def test_the_other_promised_rows_of_the_family_are_there():
+    for shape in ((8, 256, 40, 40), (1, 512, 20, 20)):
+        (block,) = chosen(op="spp", shape=shape, layout="planes")
+        assert block.bar.pytorch == 15
+    for dtype in ("uint8", "float32"):
+        (median,) = chosen(op="median", shape=(1, 1, 4096, 4096), dtype=dtype, kernel=3, stride=1)
+        asked = dict(median.bar.versus)
+        assert asked["SciPy"] == 10 and (dtype == "float32" or asked["OpenCV"] == 1)
+    omitted = [c for c in CASES if ("nan_policy", "omit") in c.options]
+    assert {(c.op, c.kernel, c.nans > 0) for c in omitted} == {
+        (op, kernel, some) for op in ("max", "avg") for kernel in (2, 3) for some in (False, True)
+    }
+    for row in omitted:
+        assert row.bar.reference == 2
+        assert row.reference.options == () and row.reference.nans == row.nans
 
 
 CASE = Case("g", "max", (1, 1, 8, 8), 2, 2, 0, Bar())
@@ -83,8 +124,14 @@ CASE = Case("g", "max", (1, 1, 8, 8), 2, 2, 0, Bar())
         (Bar(reference=2), {"seconds": {"infinitypool": 2.1}, "reference": 1.0}, False),
         (Bar(reference=2), {"seconds": {"infinitypool": 1.9}, "reference": 1.0}, True),
         # 4 * (64 + 16) bytes move; at 320 bytes a second the floor is one second
-        (Bar(floor=1.5), {"seconds": {"infinitypool": 1.4}, "copy_speed": 320}, True),
-        (Bar(floor=1.5), {"seconds": {"infinitypool": 1.6}, "copy_speed": 320}, False),
+        (Bar(floor=1.5), {"seconds": {"infinitypool": 1.4}, "floor_speed": 320}, True),
+        (Bar(floor=1.5), {"seconds": {"infinitypool": 1.6}, "floor_speed": 320}, False),
+        (Bar(read=1.5), {"seconds": {"infinitypool": 1.4}, "floor_speed": 320}, True),
+        (Bar(read=1.5), {"seconds": {"infinitypool": 1.6}, "floor_speed": 320}, False),
+        (Bar(read=1.5), {"seconds": {"infinitypool": 1.4}}, None),
+        (Bar(versus=(("SciPy", 10),)), {"seconds": {"infinitypool": 1, "SciPy": 10}}, True),
+        (Bar(versus=(("SciPy", 10),)), {"seconds": {"infinitypool": 1, "SciPy": 9.9}}, False),
+        (Bar(versus=(("SciPy", 10),)), {"seconds": {"infinitypool": 1, "OpenCV": 99}}, None),
         (Bar(latency=10), {"seconds": {"infinitypool": 9e-6}}, True),
         (Bar(latency=10), {"seconds": {"infinitypool": 11e-6}}, False),
         (Bar(saved=0), {"values": {"saved": 0.0}}, True),
@@ -112,6 +159,56 @@ def test_a_result_of_another_value_is_noticed():
     assert disagreement(average, x, x + 1e-4)
 
 
+def test_differences_in_small_results_and_at_borders():
+    whole = Case("g", "adaptive_avg", (1, 1, 224, 224), size=1, measure="backward")
+    gradient = np.full((1, 1, 224, 224), 1 / 224**2, np.float32)
+    assert not disagreement(whole, gradient, gradient * np.float32(1 + 1e-6))
+    assert disagreement(whole, gradient, gradient * np.float32(1.001))
+    median = Case("g", "median", (1, 1, 8, 8), 3, 1, 1, Bar(), "uint8")
+    x = np.zeros((1, 1, 8, 8), np.uint8)
+    edge, inside = x.copy(), x.copy()
+    edge[..., 0, :] = 1
+    inside[..., 1, 1] = 1
+    assert not disagreement(median, x, edge)
+    assert disagreement(median, x, inside)
+
+
+def test_places_for_unpooling_lie_in_their_windows():
+    for layout in LAYOUTS:
+        case = Case("g", "max_unpool", (2, 3, 4, 5), 2, 2, 0, layout=layout)
+        places = libraries.places(case)
+        rows, columns = np.divmod(places, 10)
+        assert places.shape == case.shape
+        assert (rows // 2 == np.arange(4)[:, None]).all()
+        assert (columns // 2 == np.arange(5)).all()
+        assert len(np.unique(rows % 2)) == len(np.unique(columns % 2)) == 2
+
+
+@pytest.mark.parametrize(
+    "case", [c.tiny() for c in FAMILY if c.measure != "saved"], ids=lambda case: case.name
+)
+def test_everyone_computes_the_same(case):
+    """A compiled graph is PyTorch's eager call again and takes seconds to build."""
+    data = timing.Data(case, 2)
+    mine = libraries.ours(case, data)
+    expected = mine.to_numpy(mine.call(1))
+    values = expected[0] if isinstance(expected, tuple) else expected
+    assert values.shape == (case.shape if case.measure == "backward" else case.output_shape)
+    assert np.isfinite(values).all()
+    assert np.isnan(data.arrays[1]).any() == (case.nans > 0)
+    took_part = set()
+    for name in set(case.against if case.against is not None else PEERS) - {"torch.compile"}:
+        try:
+            peer = PEERS[name](case, data)
+        except (libraries.NotApplicable, ImportError):
+            continue
+        assert not disagreement(case, expected, peer.to_numpy(peer.call(1))), name
+        took_part.add(name)
+    needed = {"PyTorch"} if "PyTorch" in case.against else set()
+    needed |= {name for name, _ in case.bar.versus if find_spec(MODULES[name])}
+    assert needed <= took_part
+
+
 def test_the_machinery_on_toy_sizes(tmp_path):
     package = str(Path(ip.__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))
@@ -128,4 +225,5 @@ def test_the_machinery_on_toy_sizes(tmp_path):
     assert [row["name"] for row in report["rows"] if row["wrong"]] == []
     table = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert all(case.tiny().name in table for case in CASES)
-    assert (tmp_path / "chart.png").stat().st_size > 10_000
+    for name in ("chart.png", "family.png"):
+        assert (tmp_path / name).stat().st_size > 10_000
