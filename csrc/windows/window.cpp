@@ -16,7 +16,7 @@ Index floor_div(Index a, Index b) { return a >= 0 ? a / b : -((-a + b - 1) / b);
 constexpr Index kLongSpan = Index(1) << 16;
 
 // A listed window takes some forty bytes: more of them along one axis are refused.
-constexpr Index kMostListed = Index(1) << 26;
+constexpr Index kMostListed = Index(1) << 24;
 
 // Windows side by side and at least this long give their gradient to each element from one place.
 constexpr Index kLongShare = 8;

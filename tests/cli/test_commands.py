@@ -158,10 +158,17 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"infinitypool {ip.__version__}\n"
 
 
-@pytest.mark.parametrize("command", [[], ["image"], ["shape"], ["info"]])
+@pytest.mark.parametrize("command", [[], ["image"], ["list"], ["shape"], ["info"]])
 def test_help(capsys, command):
     assert main([*command, "--help"]) == 0
     assert "Usage: infinitypool" in capsys.readouterr().out
+
+
+def test_help_names_every_command(capsys):
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out.partition("Commands:")[2]
+    assert re.findall(r"^  (\w+)", said, re.MULTILINE) == ["image", "list", "shape", "bench", "info"]
+    assert "..." not in said
 
 
 def test_help_says_that_sums_saturate(capsys):

@@ -309,7 +309,7 @@ GOOD = {"IN": "in.png", "-o": "out.png", "--kernel": "2"}
         ({"-o": "out"}, "unknown extension ''"),
         ({"-o": "missing/out.png"}, "does not exist"),
         ({"-o": "folder.png"}, "not a file"),
-        ({"--op": "median"}, "'median' is not one of"),
+        ({"--op": "midian"}, "'midian' is not one of"),
         ({"--kernel": "two"}, "--kernel 'two'"),
         ({"--kernel": "2.5"}, "--kernel '2.5'"),
         ({"--kernel": "nan"}, "--kernel 'nan'"),

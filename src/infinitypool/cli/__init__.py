@@ -1,7 +1,8 @@
-"""The command ``infinitypool``: pool a picture, work out sizes, measure, report.
+"""The command ``infinitypool``: pool a picture, work out sizes, list the kinds, measure, report.
 
 The command is a front like the others: it turns text into arguments, calls the public
-functions of :mod:`infinitypool`, and words what comes back. It never computes a pooled value.
+functions of :mod:`infinitypool`, and words what comes back. It never computes a pooled value
+itself.
 """
 
 from __future__ import annotations

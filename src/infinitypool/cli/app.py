@@ -1,14 +1,15 @@
-"""The four commands. Every refusal ends as one line on stderr and exit status 2."""
+"""The five commands. Every refusal ends as one line on stderr and exit status 2."""
 
 from __future__ import annotations
 
+import inspect
+import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,19 +19,10 @@ from rich.console import Console
 from rich.table import Table
 
 import infinitypool as ip
-from infinitypool.cli import options, shapes
+from infinitypool.cli import kinds, listing, options, shapes
 from infinitypool.cli.options import Refused
 
 __all__ = ["app", "run"]
-
-
-class Op(str, Enum):
-    """The poolings of the array front that fit a picture."""
-
-    max = "max"
-    min = "min"
-    avg = "avg"
-    sum = "sum"
 
 
 # typer's base of all usage errors; it has no public name that every version shares.
@@ -38,7 +30,8 @@ _UsageProblem = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "Cli
 
 app = typer.Typer(
     name="infinitypool",
-    help="Pooling at the speed of memory: pictures, output sizes, measurements.",
+    help="Pooling at the speed of memory: pool a picture, work out output sizes, list the kinds of "
+    "pooling, measure against other libraries, report the installation.",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -73,16 +66,24 @@ Ceil = Annotated[bool, typer.Option("--ceil", help="Round the output size up ins
 
 
 def _window(
-    kernel: str, stride: str | None, padding: str, dilation: str, ceil: bool
+    kernel: str | None,
+    stride: str | None,
+    padding: str | None,
+    dilation: str | None,
+    ceil: bool,
+    other_words: bool = False,
 ) -> dict[str, Any]:
     """The options that all pooling commands share, as keywords of the public functions."""
-    return {
-        "kernel_size": options.integers(kernel, "--kernel"),
-        "stride": None if stride is None else options.integers(stride, "--stride"),
-        "padding": options.padding(padding),
-        "dilation": options.integers(dilation, "--dilation"),
-        "ceil_mode": ceil,
-    }
+    window: dict[str, Any] = {}
+    if kernel is not None:
+        window["kernel_size"] = options.integers(kernel, "--kernel")
+    if stride is not None:
+        window["stride"] = options.integers(stride, "--stride")
+    if padding is not None:
+        window["padding"] = options.padding(padding, other_words)
+    if dilation is not None:
+        window["dilation"] = options.integers(dilation, "--dilation")
+    return window | ({"ceil_mode": True} if ceil else {})
 
 
 @contextmanager
@@ -96,7 +97,7 @@ def _judged_by_the_library() -> Iterator[None]:
 
 def _console() -> Console:
     # Into a pipe or file there is no width to respect: a formula must not be cut at 80 columns.
-    return Console() if sys.stdout.isatty() else Console(width=180)
+    return Console() if sys.stdout.isatty() else Console(width=1000)
 
 
 def _by(sizes: Sequence[int]) -> str:
@@ -119,24 +120,106 @@ def _root(
     pass
 
 
+def _with_own_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for every argument that only some kinds have.
+
+    They arrive as keywords of the array functions, None where they were not given.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    fixed = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    own = []
+    for name, (annotation, text) in kinds.own_options().items():
+        option = kinds.option(name)
+        metavar = {} if annotation is bool else {"metavar": option.strip("-").upper()}
+        given = Annotated[annotation | None, typer.Option(option, help=text, **metavar)]
+        own.append(inspect.Parameter(name, fixed[-1].kind, default=None, annotation=given))
+    command.__signature__ = signature.replace(parameters=[*fixed, *own])  # type: ignore[attr-defined]
+    return command
+
+
+def _chosen(entry: kinds.Entry, given: dict[str, Any]) -> str:
+    """The array function for the options that were given, if it takes them all."""
+    name, adaptive = entry.functions[0], False
+    if "output_size" in given and "output_size" not in entry.arguments:
+        if "kernel_size" in given:
+            raise Refused(
+                "--size and --kernel exclude each other: --size is the output's, whose windows "
+                "follow from it"
+            )
+        if entry.adaptive is None:
+            raise Refused(f"--size: {entry.name} has no adaptive form; give --kernel")
+        name, adaptive = entry.adaptive, True
+    taken = inspect.signature(getattr(ip, name)).parameters
+    for keyword in given:
+        if keyword in taken:
+            continue
+        option = kinds.option(keyword)
+        if adaptive and keyword not in kinds.own_options():
+            raise Refused(f"{option} does not go with --size, from which all windows follow")
+        own = entry.options()
+        has = f"its own are {', '.join(own)}" if own else "it has none of its own"
+        raise Refused(f"{option}: {entry.name} has no such argument; {has}")
+    for keyword, parameter in taken.items():
+        if parameter.default is parameter.empty and keyword not in {"x", *given}:
+            instead = ", or --size" if keyword == "kernel_size" and entry.adaptive else ""
+            raise Refused(
+                f"Missing option '{kinds.option(keyword)}'{instead}: {entry.name} needs it"
+            )
+    return name
+
+
 @app.command()
+@_with_own_options
 def image(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A PNG, JPEG or TIFF picture.")],
     output: Annotated[
         Path,
         typer.Option("-o", "--output", metavar="OUT", help="The extension chooses the format."),
     ],
-    kernel: Kernel,
     op: Annotated[
-        Op,
+        str,
         typer.Option(
-            "--op", help="What a window is reduced to; a sum saturates at the picture's bit depth."
+            "--op",
+            metavar="NAME",
+            help="What a window is reduced to (see infinitypool list): "
+            f"{', '.join(kinds.entries())}. A sum saturates at the picture's bit depth. Kinds that "
+            "take floating point alone are computed in float32 (32-bit integers in float64), "
+            "rounded to nearest, and saturate as well.",
         ),
-    ] = Op.max,
+    ] = "max",
+    kernel: Annotated[
+        str | None,
+        typer.Option(
+            "--kernel",
+            metavar="K[,K]",
+            help="Window size: one number, or one per axis. Needed where --size is not given.",
+        ),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            "--size",
+            metavar="H,W",
+            help="Instead of --kernel and --stride: the output's rows and columns, to which the "
+            "windows adapt. With fractional_max beside --kernel.",
+        ),
+    ] = None,
     stride: Stride = None,
-    padding: Padding = "0",
-    dilation: Dilation = "1",
+    padding: Annotated[
+        str | None,
+        typer.Option(
+            "--padding",
+            metavar="P",
+            help="1, or 1,2 (one for each axis), or 0:1,2:3 (before:after), or same, or valid; "
+            "for blur also reflect, replicate or zeros.",
+        ),
+    ] = None,
+    dilation: Annotated[
+        str | None,
+        typer.Option("--dilation", metavar="D[,D]", help="Step between the elements of a window."),
+    ] = None,
     ceil: Ceil = False,
+    **own: Any,
 ) -> None:
     """Pool a picture; its mode and bit depth are kept.
 
@@ -145,25 +228,56 @@ def image(
     """
     from infinitypool.cli import pictures
 
-    window = _window(kernel, stride, padding, dilation, ceil)
+    entry = kinds.find(op, "--op")
+    surroundings = inspect.signature(getattr(ip, entry.functions[0])).parameters.get("padding")
+    words = surroundings is not None and isinstance(surroundings.default, str)
+    given = _window(kernel, stride, padding, dilation, ceil, words)
+    if size is not None:
+        given["output_size"] = options.integers(size, "--size")
+    given |= {name: value for name, value in own.items() if value is not None}
+    function = getattr(ip, _chosen(entry, given))
+    if not entry.dtypes:
+        raise Refused(f"--op {op}: the native core of this build does not have it")
+    if "rng" in given:
+        given["rng"] = options.seed(given["rng"], "--seed")
+    if "output_ratio" in given:
+        given["output_ratio"] = options.reals(given["output_ratio"], "--ratio")
     chosen = pictures.target_format(output)
     picture = pictures.read(source)
+    if "samples" in inspect.signature(function).parameters:
+        # One pair of numbers for all channels: with their own, colours would move apart.
+        numbers = np.random.default_rng(given.pop("rng", None)).random(2)
+        given["samples"] = np.broadcast_to(numbers, (*picture.pixels.shape[2:], 2))
     start = time.perf_counter()
     with _judged_by_the_library():
-        pooled = getattr(ip, f"{op.value}_pool")(picture.pixels, axes=(0, 1), **window)
+        result = pictures.pool(picture, function, entry.dtypes, axes=(0, 1), **given)
     milliseconds = (time.perf_counter() - start) * 1e3
-    if limits := pictures.depth_limits(picture):
-        # np.clip compares in the sum's own 64 bits, so nothing wraps on the way down
-        low, high = (pooled.dtype.type(max(v, np.iinfo(pooled.dtype).min)) for v in limits)
-        pooled = np.clip(pooled, low, high)
-    pooled = pooled.astype(picture.pixels.dtype, copy=False)
-    result = pictures.Picture(pooled, picture.mode, picture.extras)
     pictures.write(output, chosen, result)
     note = f" ({picture.note})" if picture.note else ""
     typer.echo(
         f"{source}{note} {_by(picture.pixels.shape[:2])} {picture.mode} -> "
-        f"{output} {_by(pooled.shape[:2])}, {op.value}, {milliseconds:.2f} ms"
+        f"{output} {_by(result.pixels.shape[:2])}, {function.__name__.removesuffix('_pool')}, "
+        f"{milliseconds:.2f} ms"
     )
+
+
+@app.command("list")
+def list_kinds(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="One kind, at length.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """List the kinds of pooling: formula, arguments, dtypes, gradient."""
+    found = kinds.entries()
+    one = None if name is None else kinds.find(name, "NAME")
+    if as_json:
+        rows = [listing.row(entry) for entry in found.values()] if one is None else listing.row(one)
+        typer.echo(json.dumps(rows, indent=2, allow_nan=False))
+        return
+    console = _console()
+    what = listing.table(found.values(), console) if one is None else listing.page(one)
+    console.print(what, highlight=False, markup=False)
 
 
 @app.command()
@@ -185,7 +299,8 @@ def shape(
     ] = None,
 ) -> None:
     """Work out the output size, with the formula filled in."""
-    window = _window(kernel, stride, padding, dilation, ceil)
+    window = {"stride": None, "ceil_mode": False}
+    window |= _window(kernel, stride, padding, dilation, ceil)
     lengths = []
     for text in sizes:
         size = options.integers(text, "SIZE")
@@ -225,7 +340,10 @@ def shape(
     },
 )
 def bench(context: typer.Context) -> None:
-    """Measure against other libraries (in a source checkout; options go to the benchmark)."""
+    """Measure against other libraries, in a source checkout.
+
+    Options go to the benchmark.
+    """
     here = Path(ip.__file__).resolve().parent
     for root in (here.parents[1], Path.cwd()):
         if (root / "benchmarks" / "run.py").is_file() and (root / "src" / "infinitypool").is_dir():

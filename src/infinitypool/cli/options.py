@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["Refused", "integers", "padding"]
+__all__ = ["Refused", "integers", "padding", "reals", "seed"]
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")  # 18 digits: always inside 64 bits
 
@@ -35,13 +35,42 @@ def integers(text: str, option: str) -> int | tuple[int, ...]:
     return values[0] if len(values) == 1 else values
 
 
-def padding(text: str) -> int | str | tuple[int | tuple[int, int], ...]:
+def seed(text: str, option: str) -> int:
+    """``"7"`` -> 7.
+
+    >>> seed("7", "--seed")
+    7
+    """
+    number = _integer(text, option, text, "a number such as 7")
+    if number < 0:
+        raise Refused(f"{option} {text!r}: give 0 or more")
+    return number
+
+
+def reals(text: str, option: str) -> float | tuple[float, ...]:
+    """``"0.7"`` -> 0.7, ``"0.7,0.5"`` -> (0.7, 0.5).
+
+    >>> reals("0.7", "--ratio"), reals("0.7,0.5", "--ratio")
+    (0.7, (0.7, 0.5))
+    """
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise Refused(
+            f"{option} {text!r}: give a number such as 0.7, or one for each axis such as 0.7,0.5"
+        ) from None
+    return values[0] if len(values) == 1 else values
+
+
+def padding(text: str, other_words: bool = False) -> int | str | tuple[int | tuple[int, int], ...]:
     """One number, one an axis, before:after an axis, or a word.
+
+    With ``other_words`` every word passes, for a function that has its own.
 
     >>> padding("1"), padding("1,2"), padding("0:1,2:3"), padding("same")
     (1, (1, 2), ((0, 1), (2, 3)), 'same')
     """
-    if text in {"same", "valid"}:
+    if text in {"same", "valid"} or (other_words and text.isalpha()):
         return text
     option = "--padding"
     forms = "1, or 1,2 (one for each axis), or 0:1,2:3 (before:after), or same, or valid"

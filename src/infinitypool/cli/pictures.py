@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ __all__ = [
     "Format",
     "Picture",
     "depth_limits",
+    "pool",
     "read",
     "target_format",
     "to_image",
@@ -67,6 +68,40 @@ class Picture:
     mode: str
     extras: dict[str, Any] = field(default_factory=dict)
     note: str = ""
+
+
+def pool(
+    picture: Picture, function: Callable[..., np.ndarray], dtypes: Collection[str], **arguments: Any
+) -> Picture:
+    """The picture that an array function makes of this one, of the same mode and bit depth.
+
+    ``dtypes`` are those that the function takes. Pixels that it does not take go in as float32,
+    which holds 8 and 16 bits exactly, and as float64 where that holds too little. What comes out is
+    rounded to nearest, ties to even, and saturates.
+    """
+    pixels = picture.pixels
+    if pixels.dtype.name in dtypes:
+        pooled = function(pixels, **arguments)
+    else:
+        for dtype in (np.float32, np.float64)[pixels.itemsize > 2 :]:
+            pooled = function(pixels.astype(dtype), **arguments)
+            if np.isfinite(pooled).all():  # otherwise a large power may have left the range
+                break
+    limits = depth_limits(picture)
+    if limits is not None:
+        if pooled.dtype.kind == "f":
+            if not np.isfinite(pooled).all():
+                raise Refused(
+                    f"{function.__name__}: a pixel of the result would be infinite or NaN, which "
+                    f"a picture of mode {picture.mode} cannot hold"
+                )
+            pooled = np.rint(pooled)
+        else:
+            # np.clip compares in the sum's own 64 bits, so nothing wraps on the way down
+            least = np.iinfo(pooled.dtype).min
+            limits = tuple(pooled.dtype.type(max(limit, least)) for limit in limits)
+        pooled = np.clip(pooled, *limits)
+    return replace(picture, pixels=pooled.astype(pixels.dtype, copy=False))
 
 
 def depth_limits(picture: Picture) -> tuple[int, int] | None:
