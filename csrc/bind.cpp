@@ -8,6 +8,7 @@
 
 #include "memory/recycler.hpp"
 #include "table.hpp"
+#include "walkers/gathered.hpp"
 #include "walkers/pool.hpp"
 #include "walkers/route.hpp"
 
@@ -76,6 +77,23 @@ void check_lengths(const PoolArguments& a) {
 
 void* pointer(std::uintptr_t p) { return reinterpret_cast<void*>(p); }
 
+// Forward: reducers that merge pieces of windows, or those that see a window at once.
+class AnyPool {
+ public:
+  explicit AnyPool(const PoolArguments& a) {
+    if (reducers()[reducer_from(a.reducer)].gathered) gathered_ = std::make_unique<Gathered>(a);
+    else pool_ = std::make_unique<Pool>(a);
+  }
+  void run(const void* in, void* out, void* places, const std::uint8_t* mask, std::uint64_t seed) const {
+    if (gathered_) gathered_->run(in, out, places, mask, seed);
+    else pool_->run(in, out, places, mask);
+  }
+
+ private:
+  std::unique_ptr<Pool> pool_;
+  std::unique_ptr<Gathered> gathered_;
+};
+
 // The gradient: of means and sums it is spread, of maxima and minima routed to the winner.
 class PoolBackward {
  public:
@@ -105,7 +123,8 @@ nb::list reducer_list() {
     const ReducerInfo& info = reducers()[r];
     nb::list dtypes;
     for (int d = 0; d < kDTypes; ++d)
-      if (isa().find(static_cast<int>(r), static_cast<DType>(d), Variant::values))
+      if (info.gathered ? gathered_isa().find(info.name, static_cast<DType>(d)) != nullptr
+                        : isa().find(static_cast<int>(r), static_cast<DType>(d), Variant::values) != nullptr)
         dtypes.append(name_of(static_cast<DType>(d)));
     nb::dict entry;
     entry["name"] = info.name;
@@ -132,10 +151,10 @@ NB_MODULE(_core, m) {
 
   nb::class_<Block>(m, "Block", nb::type_slots(block_slots)).def(nb::init<std::size_t>(), "nbytes"_a);
 
-  nb::class_<Pool>(m, "Pool")
+  nb::class_<AnyPool>(m, "Pool")
       .def(
           "__init__",
-          [](Pool* self, const std::string& reducer, const std::string& dtype, Shape shape, Shape strides,
+          [](AnyPool* self, const std::string& reducer, const std::string& dtype, Shape shape, Shape strides,
              Shape out_strides, std::vector<int> axes, const std::vector<Shape>& windows, bool count_include_pad,
              Index divisor_override, bool truncate, const std::string& indices,
              const std::vector<double>& parameters, const std::string& valid) {
@@ -147,17 +166,16 @@ NB_MODULE(_core, m) {
                             .parameters = parameters_from(parameters), .masked = valid.starts_with("mask"),
                             .omits_nans = valid.ends_with("omit")};
             check_lengths(a);
-            new (self) Pool(a);
+            new (self) AnyPool(a);
           },
           "reducer"_a, "dtype"_a, "shape"_a, "strides"_a, "out_strides"_a, "axes"_a, "windows"_a,
           "count_include_pad"_a, "divisor_override"_a, "truncate"_a, "indices"_a, "parameters"_a, "valid"_a)
       .def(
           "run",
-          [](const Pool& self, std::uintptr_t in, std::uintptr_t out, std::uintptr_t indices, std::uintptr_t mask,
+          [](const AnyPool& self, std::uintptr_t in, std::uintptr_t out, std::uintptr_t indices, std::uintptr_t mask,
              std::uint64_t seed) {
-            (void)seed;
             nb::gil_scoped_release release;
-            self.run(pointer(in), pointer(out), pointer(indices), static_cast<const std::uint8_t*>(pointer(mask)));
+            self.run(pointer(in), pointer(out), pointer(indices), static_cast<const std::uint8_t*>(pointer(mask)), seed);
           },
           "x"_a, "out"_a, "indices"_a, "mask"_a, "seed"_a);
 

@@ -6,10 +6,13 @@
 namespace infinitypool {
 
 extern const IsaTable table_baseline;
+extern const GatheredTable gathered_baseline;
 #if defined(INFINITYPOOL_X86)
 extern const IsaTable table_avx2, table_avx512;
+extern const GatheredTable gathered_avx2, gathered_avx512;
 #elif defined(INFINITYPOOL_ARM)
 extern const IsaTable table_neon;
+extern const GatheredTable gathered_neon;
 #endif
 
 namespace {
@@ -65,7 +68,11 @@ const IsaTable& choose() {
 
 const std::vector<ReducerInfo>& reducers() {
   using namespace described;
-  static const std::vector<ReducerInfo> list = describe<INFINITYPOOL_REDUCERS>();
+  static const std::vector<ReducerInfo> list = [] {
+    auto all = describe<INFINITYPOOL_REDUCERS>();
+    for (int i = 0; i < gathered_baseline.count; ++i) all.push_back(*gathered_baseline.infos[i]);
+    return all;
+  }();
   return list;
 }
 
@@ -83,6 +90,19 @@ std::vector<std::string> available_isas() {
 
 const IsaTable& isa() {
   static const IsaTable& chosen = choose();
+  return chosen;
+}
+
+const GatheredTable& gathered_isa() {
+  static const GatheredTable& chosen = []() -> const GatheredTable& {
+#if defined(INFINITYPOOL_X86)
+    for (const auto* table : {&gathered_avx2, &gathered_avx512})
+      if (std::string(table->name) == isa().name) return *table;
+#elif defined(INFINITYPOOL_ARM)
+    if (std::string(gathered_neon.name) == isa().name) return gathered_neon;
+#endif
+    return gathered_baseline;
+  }();
   return chosen;
 }
 

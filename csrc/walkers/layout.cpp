@@ -56,7 +56,7 @@ Layout layout_of(const Shape& shape, const std::array<Shape, kTensors>& strides,
   }
 
   const bool planes = apart || layout.axes.back()[lead] == 1;
-  layout.inner = {1, {1, 1, 1}};
+  layout.inner = {1, {1, 1, 1, 1}};
   if (!planes) {
     auto unit = std::find_if(rest.begin(), rest.end(), [&](const Dim& d) { return d.stride[lead] == 1; });
     if (unit != rest.end()) {
@@ -82,7 +82,7 @@ Layout layout_of(const Shape& shape, const std::array<Shape, kTensors>& strides,
   }
 
   if (layout.inner.size >= kLongRun || (layout.axes.size() == 1 && layout.inner.size > 1)) {
-    layout.axes.push_back({0, 0, 0});
+    layout.axes.push_back({});
     layout.line_axis_added = true;
   }
   return layout;

@@ -12,8 +12,8 @@ namespace infinitypool {
 
 using Shape = std::vector<Index>;
 
-// Strides of the tensors that a walk visits together: what is read, what is written, the offsets.
-inline constexpr int kTensors = 3;
+// Strides of the tensors that a walk visits together: what is read, what is written, offsets and the like.
+inline constexpr int kTensors = 4;
 using Strides = std::array<Index, kTensors>;
 
 struct Dim {

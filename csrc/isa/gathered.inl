@@ -1,0 +1,326 @@
+// The loops of the gathered reducers, compiled once per instruction set as kernels.inl is. Windows lie side by
+// side: a loop runs over windows, and the elements of one window follow one another.
+
+#include <cstring>
+#include <limits>
+#include <type_traits>
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
+#endif
+
+#include "../gathered.hpp"
+
+namespace infinitypool::INFINITYPOOL_ISA {
+
+#include "prelude.inl"
+
+namespace gathered {
+
+// Up to kWindowsAtATime windows, from the at-th of every tap on.
+template <class A>
+struct Side {
+  const A* const* tap;
+  Index count, at, n;
+  const double* draw;
+  A* __restrict result;
+  std::uint32_t* __restrict chosen;
+  const A* grad;
+  A* const* sum;
+  const Windows* all;
+};
+
+// beta as a sign and a size: a smooth minimum is a maximum turned around.
+template <class A>
+struct Slope {
+  A sign, size;
+  explicit Slope(double beta) : sign(beta < 0 ? A(-1) : A(1)), size(A(beta < 0 ? -beta : beta)) {
+    if (beta != 0 && size < std::numeric_limits<A>::min()) size = std::numeric_limits<A>::min();
+    if (size > std::numeric_limits<A>::max()) size = std::numeric_limits<A>::max();
+  }
+};
+
+// Every window's largest sign * x; a NaN if there is one.
+template <class A>
+void find_peak(A* __restrict peak, const Side<A>& w, const Slope<A>& slope) {
+  const A sign = slope.sign;
+  for (Index i = 0; i < w.n; ++i) peak[i] = sign * w.tap[0][w.at + i];
+  for (Index j = 1; j < w.count; ++j) {
+    const A* x = w.tap[j] + w.at;
+    for (Index i = 0; i < w.n; ++i) {
+      const A v = sign * x[i];
+      peak[i] = (v > peak[i]) | is_nan(v) ? v : peak[i];
+    }
+  }
+}
+
+// As one comparison and two choices, it swaps both or none: zeros of either sign are kept.
+template <class A>
+inline void exchange(A& low, A& high) {
+  const A a = low, b = high;
+  low = b < a ? b : a;
+  high = b < a ? a : b;
+}
+
+// use(results, elements of rank low, of rank high, n) for all windows, a few at a time.
+template <class A, class Use>
+void sort_windows(const Side<A>& w, Index low, Index high, Use use) {
+  constexpr Index kPiece = 128 / sizeof(A);
+  alignas(64) A sorted[kNetwork][kPiece];
+  for (Index first = 0; first < w.n; first += kPiece) {
+    const Index m = w.n - first < kPiece ? w.n - first : kPiece;
+    for (Index j = 0; j < w.count; ++j) std::memcpy(sorted[j], w.tap[j] + w.at + first, m * sizeof(A));
+    for (Index e = 0; e < w.all->exchanges; ++e) {
+      A* __restrict a = sorted[w.all->network[e].low];
+      A* __restrict b = sorted[w.all->network[e].high];
+      for (Index i = 0; i < kPiece; ++i) exchange(a[i], b[i]);
+    }
+    use(w.result + first, sorted[low], sorted[high], m);
+  }
+}
+
+// The element of rank k of x, by Hoare's quickselect on a copy; `next` gets the one after it in rank. No NaNs.
+template <class A>
+A select(const A* x, A* room, Index n, Index k, A* next) {
+  if constexpr (sizeof(A) == 1) {  // so few values that they are counted
+    std::uint64_t counts[256] = {};
+    constexpr int shift = std::is_signed_v<A> ? 128 : 0;
+    for (Index i = 0; i < n; ++i) ++counts[int(x[i]) + shift];
+    Index passed = 0;
+    int v = 0;
+    while (passed + Index(counts[v]) <= k) passed += Index(counts[v++]);
+    const A found = A(v - shift);
+    if (passed + Index(counts[v]) <= k + 1 && k + 1 < n)
+      for (++v; !counts[v];) ++v;
+    *next = A(v - shift);
+    return found;
+  } else {
+    std::memcpy(room, x, n * sizeof(A));
+    Index first = 0, last = n - 1;
+    std::uint64_t state = 0x9e3779b97f4a7c15u;  // pivots from anywhere: no order of elements is a bad one
+    while (last - first > 16) {
+      state = state * 6364136223846793005u + 1442695040888963407u;
+      A a = room[first], b = room[first + Index((state >> 33) % std::uint64_t(last - first))], c = room[last];
+      exchange(a, b);
+      exchange(b, c);
+      exchange(a, b);
+      const A pivot = b;
+      Index i = first, j = last;
+      while (i <= j) {
+        while (room[i] < pivot) ++i;
+        while (pivot < room[j]) --j;
+        if (i <= j) {
+          const A t = room[i];
+          room[i++] = room[j];
+          room[j--] = t;
+        }
+      }
+      if (k <= j) last = j;
+      else if (k >= i) first = i;
+      else first = last = k;
+    }
+    for (Index i = first + 1; i <= last; ++i) {
+      const A v = room[i];
+      Index j = i;
+      for (; j > first && v < room[j - 1]; --j) room[j] = room[j - 1];
+      room[j] = v;
+    }
+    if (k + 1 < n) {  // what is behind k is no smaller
+      A least = room[k + 1];
+      for (Index i = k + 2; i < n; ++i) least = room[i] < least ? room[i] : least;
+      *next = least;
+    } else {
+      *next = room[k];
+    }
+    return room[k];
+  }
+}
+
+namespace reducers {
+#include "gathered.inc"  // every header of csrc/reducers/gathered, found by CMake
+}
+namespace weighted {
+#include "weighted.inc"  // and of csrc/reducers/weighted
+}
+
+// ---------------------------------------------------------------- the loops
+
+template <class A, class Each>
+void in_pieces(const Windows& w, Each each) {
+  for (Index at = 0; at < w.n; at += kWindowsAtATime) {
+    auto* result = static_cast<A*>(w.result);
+    each(Side<A>{reinterpret_cast<const A* const*>(w.tap), w.count, at,
+                 w.n - at < kWindowsAtATime ? w.n - at : kWindowsAtATime, w.draw ? w.draw + at : nullptr, result + at,
+                 w.chosen ? w.chosen + at : nullptr, w.grad ? static_cast<const A*>(w.grad) + at : nullptr,
+                 reinterpret_cast<A* const*>(w.sum), &w});
+  }
+}
+
+template <class R, class A>
+void reduce(const Windows& w, const Parameters& p) {
+  in_pieces<A>(w, [&](const Side<A>& side) { R::reduce(side, p); });
+}
+
+template <class R, class A>
+void share(const Windows& w, const Parameters& p) {
+  in_pieces<A>(w, [&](const Side<A>& side) { R::share(side, p); });
+}
+
+template <class R, class A>
+void reduce_one(const void* window, void* room, Index count, void* result, std::uint32_t* chosen, const Parameters& p) {
+  *static_cast<A*>(result) = R::reduce_one(static_cast<const A*>(window), static_cast<A*>(room), count, chosen, p);
+}
+
+template <class R, class A>
+void empty(void* result, const Parameters& p) {
+  *static_cast<A*>(result) = R::template empty<A>(p);
+}
+
+template <class A, class Out>
+void finish(void* dst, const void* src, Index n) {
+  convert_run(static_cast<Out*>(dst), static_cast<const A*>(src), n);
+}
+
+template <class In>
+inline constexpr bool is_float = std::is_floating_point_v<In> || is_half<In>;
+
+template <class In>
+GatheredKernels common() {
+  using A = std::conditional_t<is_half<In>, float, In>;
+  GatheredKernels k;
+  k.in_size = sizeof(In);
+  k.acc_size = sizeof(A);
+  k.direct = std::is_same_v<In, A>;
+  k.load = load<In, A>;
+  if constexpr (is_float<In>) k.any_nan = any_nan<A>;
+  k.finish = finish<A, In>;
+  return k;
+}
+
+template <class R, class In>
+const GatheredKernels* reducing() {
+  if constexpr (std::is_same_v<In, bool_t> || (R::info.domain == Domain::floats && !is_float<In>)) {
+    return nullptr;
+  } else {
+    using A = std::conditional_t<is_half<In>, float, In>;
+    static const GatheredKernels set = [] {
+      GatheredKernels k = common<In>();
+      k.reduce = reduce<R, A>;
+      k.empty = empty<R, A>;
+      if constexpr (requires { R::draws; }) k.draws = true;
+      if constexpr (requires { &R::ranks; }) {
+        k.ranks = R::ranks;
+        k.reduce_one = reduce_one<R, A>;
+      }
+      return k;
+    }();
+    return &set;
+  }
+}
+
+template <class R, class In>
+const GatheredKernels* sharing() {
+  using A = std::conditional_t<is_half<In>, float, In>;
+  if constexpr (is_float<In> && requires(const Side<A>& w, const Parameters& p) { R::share(w, p); }) {
+    static const GatheredKernels set = [] {
+      GatheredKernels k = common<In>();
+      k.share = share<R, A>;
+      return k;
+    }();
+    return &set;
+  } else {
+    return nullptr;
+  }
+}
+
+template <class Use>
+const GatheredKernels* of_type(DType in, Use use) {
+  switch (in) {
+    case DType::float64: return use(double{});
+    case DType::float32: return use(float{});
+    case DType::float16: return use(float16_t{});
+    case DType::bfloat16: return use(bfloat16_t{});
+    case DType::int8: return use(std::int8_t{});
+    case DType::int16: return use(std::int16_t{});
+    case DType::int32: return use(std::int32_t{});
+    case DType::int64: return use(std::int64_t{});
+    case DType::uint8: return use(std::uint8_t{});
+    case DType::uint16: return use(std::uint16_t{});
+    case DType::uint32: return use(std::uint32_t{});
+    case DType::uint64: return use(std::uint64_t{});
+    case DType::boolean: return nullptr;
+  }
+  return nullptr;
+}
+
+template <class... R>
+struct List {
+  static constexpr const ReducerInfo* infos[] = {&R::info...};
+  static const GatheredKernels* find(const char* name, DType in) {
+    const GatheredKernels* found = nullptr;
+    (void)((std::strcmp(name, R::info.name) == 0 &&
+            (found = of_type(in, []<class In>(In) { return reducing<R, In>(); }), true)) || ...);
+    return found;
+  }
+  static const GatheredKernels* gradient(const char* name, DType in) {
+    const GatheredKernels* found = nullptr;
+    (void)((std::strcmp(name, R::info.name) == 0 &&
+            (found = of_type(in, []<class In>(In) { return sharing<R, In>(); }), true)) || ...);
+    return found;
+  }
+};
+
+template <class... R>
+const GatheredKernels* of_weighted(const char* name, DType in) {
+  const GatheredKernels* found = nullptr;
+  (void)((std::strcmp(name, R::name) == 0 &&
+          (found = of_type(in, []<class In>(In) { return sharing<R, In>(); }), true)) || ...);
+  return found;
+}
+
+using namespace reducers;
+using All = List<INFINITYPOOL_GATHERED>;
+
+inline const GatheredKernels* gradient(const char* name, DType in) {
+  using namespace weighted;
+  if (const GatheredKernels* k = of_weighted<INFINITYPOOL_WEIGHTED>(name, in)) return k;
+  return All::gradient(name, in);
+}
+
+// Philox-4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3", 2011), the seed as
+// key and the output's number as counter: a draw depends on nothing else.
+inline void draw(double* __restrict draws, Index n, std::uint64_t first, std::uint64_t step, std::uint64_t seed) {
+  for (Index i = 0; i < n; ++i) {
+    const std::uint64_t number = first + std::uint64_t(i) * step;
+    std::uint32_t c0 = std::uint32_t(number), c1 = std::uint32_t(number >> 32), c2 = 0, c3 = 0;
+    std::uint32_t k0 = std::uint32_t(seed), k1 = std::uint32_t(seed >> 32);
+    for (int round = 0; round < 10; ++round) {
+      const std::uint64_t p = std::uint64_t(0xd2511f53u) * c0, q = std::uint64_t(0xcd9e8d57u) * c2;
+      const std::uint32_t a = std::uint32_t(q >> 32) ^ c1 ^ k0, b = std::uint32_t(p >> 32) ^ c3 ^ k1;
+      c1 = std::uint32_t(q);
+      c3 = std::uint32_t(p);
+      c0 = a;
+      c2 = b;
+      k0 += 0x9e3779b9u;
+      k1 += 0xbb67ae85u;
+    }
+    const std::uint64_t bits = (std::uint64_t(c0) << 32 | c1) >> 12;  // 52 of them behind a one: [1, 2)
+    draws[i] = bits_as<double>(bits | 0x3ff0000000000000u) - 1;
+  }
+}
+
+}  // namespace gathered
+}  // namespace infinitypool::INFINITYPOOL_ISA
+
+#define INFINITYPOOL_STRING_(x) #x
+#define INFINITYPOOL_STRING(x) INFINITYPOOL_STRING_(x)
+
+namespace infinitypool {
+#define INFINITYPOOL_JOIN_(a, b) a##b
+#define INFINITYPOOL_JOIN(a, b) INFINITYPOOL_JOIN_(a, b)
+extern const GatheredTable INFINITYPOOL_JOIN(gathered_, INFINITYPOOL_ISA);
+const GatheredTable INFINITYPOOL_JOIN(gathered_, INFINITYPOOL_ISA) = {
+    INFINITYPOOL_STRING(INFINITYPOOL_ISA), INFINITYPOOL_ISA::gathered::All::infos,
+    int(sizeof(INFINITYPOOL_ISA::gathered::All::infos) / sizeof(const ReducerInfo*)),
+    INFINITYPOOL_ISA::gathered::All::find, INFINITYPOOL_ISA::gathered::gradient, INFINITYPOOL_ISA::gathered::draw};
+}  // namespace infinitypool

@@ -1,0 +1,116 @@
+// Quantile: the element of rank q * (count - 1), or what lies between the two next to it (NumPy's "linear",
+// "lower", "higher" and "nearest"; Hyndman and Fan, "Sample Quantiles in Statistical Packages", 1996, type 7).
+// A NaN in the window is the result.
+struct quantile {
+  static constexpr ReducerInfo info{
+      .name = "quantile",
+      .numpy = "np.quantile(w, q, method=('linear', 'lower', 'higher', 'nearest')[int(method)])",
+      .gradient = Gradient::winner, .selects = true, .gathered = true, .parameters = "q method"};
+
+  struct Rank {
+    Index low, high;
+    double part;  // of the way from low to high
+
+    Rank(Index count, const Parameters& p) {
+      const double rank = p.at[0] * double(count - 1);
+      const int method = int(p.at[1]);
+      double floor = __builtin_floor(rank);
+      part = rank - floor;
+      if (method == 2) floor = __builtin_ceil(rank);
+      if (method == 3) floor += part > 0.5 || (part == 0.5 && (Index(floor) & 1));
+      if (method != 0) part = 0;
+      low = Index(floor);
+      low = low < 0 ? 0 : low < count ? low : count - 1;
+      high = part > 0 && low + 1 < count ? low + 1 : low;
+    }
+  };
+
+  static void ranks(Index count, const Parameters& p, Index* low, Index* high) {
+    const Rank rank(count, p);
+    *low = rank.low;
+    *high = rank.high;
+  }
+
+  template <class A>
+  static A empty(const Parameters&) {
+    return std::numeric_limits<A>::quiet_NaN();  // 0 of integers
+  }
+
+  template <class A>
+  static A between(A a, A b, double part) {
+    if (part == 0) return positive_zero(a);
+    if constexpr (std::is_floating_point_v<A>) {
+      const double x = a, y = b, d = y - x;
+      const double value = part < 0.5 ? x + d * part : y - d * (1 - part);
+      return positive_zero(A(d - d == 0 ? value : x == y ? x : x * (1 - part) + y * part));
+    } else if constexpr (sizeof(A) < 8) {
+      const double x = a, y = b, d = y - x;
+      const double value = part < 0.5 ? x + d * part : y - d * (1 - part);
+      const double nearest = (value + 0x1.8p52) - 0x1.8p52;  // ties to even
+      return A(std::conditional_t<sizeof(A) < 4, std::int32_t, std::int64_t>(nearest));
+    } else {  // from a upwards: the distance may be wider than a double's digits, and than A
+      const double d = double(std::uint64_t(b) - std::uint64_t(a)) * part;
+      const double whole = __builtin_floor(d), rest = d - whole;
+      std::uint64_t v = std::uint64_t(a) + std::uint64_t(whole);
+      v += rest > 0.5 || (rest == 0.5 && (v & 1));
+      return A(v);
+    }
+  }
+
+  // Equal zeros come in no order: their result has no sign.
+  template <class A>
+  static A positive_zero(A x) {
+    if constexpr (std::is_floating_point_v<A>) return x + A(0);
+    else return x;
+  }
+
+  template <class A>
+  static void reduce(const Side<A>& w, const Parameters& p) {
+    const Rank rank(w.count, p);
+    sort_windows(w, rank.low, rank.high, [&](A* __restrict to, const A* low, const A* high, Index n) {
+      if (rank.part == 0) for (Index i = 0; i < n; ++i) to[i] = positive_zero(low[i]);
+      else for (Index i = 0; i < n; ++i) to[i] = between(low[i], high[i], rank.part);
+    });
+    if constexpr (std::is_floating_point_v<A>)
+      for (Index j = 0; j < w.count; ++j) {
+        const A* x = w.tap[j] + w.at;
+        for (Index i = 0; i < w.n; ++i) w.result[i] = is_nan(x[i]) ? x[i] : w.result[i];
+      }
+    if (!w.chosen) return;
+    for (Index i = 0; i < w.n; ++i) w.chosen[i] = 0;
+    for (Index j = w.count; j-- > 0;) {  // the first of equals, the last NaN
+      const A* x = w.tap[j] + w.at;
+      const auto place = std::uint32_t(j);
+      for (Index i = 0; i < w.n; ++i) w.chosen[i] = x[i] == w.result[i] ? place : w.chosen[i];
+    }
+    if constexpr (std::is_floating_point_v<A>)
+      for (Index j = 0; j < w.count; ++j) {
+        const A* x = w.tap[j] + w.at;
+        const auto place = std::uint32_t(j);
+        for (Index i = 0; i < w.n; ++i) w.chosen[i] = is_nan(x[i]) ? place : w.chosen[i];
+      }
+  }
+
+  template <class A>
+  static A reduce_one(const A* x, A* room, Index count, std::uint32_t* chosen, const Parameters& p) {
+    if constexpr (std::is_floating_point_v<A>)
+      for (Index j = count; j-- > 0;)
+        if (is_nan(x[j])) {
+          if (chosen) *chosen = std::uint32_t(j);
+          return x[j];
+        }
+    const Rank rank(count, p);
+    A high{};
+    const A low = select(x, room, count, rank.low, &high);
+    const A value = between(low, rank.high > rank.low ? high : low, rank.part);
+    if (chosen) {
+      *chosen = 0;
+      for (Index j = 0; j < count; ++j)
+        if (x[j] == value) {
+          *chosen = std::uint32_t(j);
+          break;
+        }
+    }
+    return value;
+  }
+};
