@@ -9,9 +9,10 @@ import sys
 
 import numpy as np
 
+import infinitypool as ip
 import oracle
 from engine import backward, forward
-from strategies import DTYPES, LAYOUTS, OPS, arranged, numbers
+from strategies import DTYPES, KINDS, LAYOUTS, OPS, arranged, numbers
 
 # shape, axes, kernel, the rest
 BIG = {
@@ -106,11 +107,50 @@ def small(seed=1, count=4):
                         yield name, _one(x, op, kernel, arguments)
 
 
+# shape, size, adaptive, the rest: for every array function of the family
+FAMILY = {
+    "planes": ((2, 3, 61, 83), (3, 3), False, {"stride": 1, "padding": 1}),
+    "channels last": ((2, 40, 31, 19), (3, 2), False, {"stride": 2, "axes": (1, 2)}),
+    "line": ((20011,), (5,), False, {"stride": 3, "edge": "partial"}),
+    "large window": ((150, 133), (11, 12), False, {"stride": 2, "padding": 5}),
+    "excluding": ((4, 50, 67), (3, 3), False, {"stride": 2, "nan_policy": "omit", "where": 0.7}),
+    "adaptive": ((3, 2, 61, 83), (7, 9), True, {}),
+    "adaptive, channels last": ((2, 40, 31, 19), (7, 40), True, {"axes": (1, 2)}),
+    "adaptive, excluding": ((2, 71, 83), (1, 7), True, {"where": 0.5, "min_count": 3}),
+}
+
+
+def family(names=FAMILY):
+    for name in names:
+        shape, size, adaptive, rest = FAMILY[name]
+        rng = np.random.default_rng(len(name))
+        if "where" in rest:
+            rest = dict(rest, where=rng.random(shape) < rest["where"])
+        for kind in KINDS.values():
+            if adaptive and not kind.adaptive:
+                continue
+            for dtype in ("float32", "bfloat16", "float64", "float16", "uint8"):
+                dtype = oracle.dtype_of(dtype)
+                if dtype not in kind.dtypes:
+                    continue
+                more = dict(rest)
+                if not oracle.is_float(dtype):
+                    more.pop("min_count", None)
+                x = numbers(rng, shape, dtype, "special" if "nan_policy" in rest else "wide")
+                got = kind.call(x, size, adaptive, **more)
+                yield f"{name}, {kind.name}, {dtype}", [_digest(got, False)]
+        if not adaptive:
+            x = rng.standard_normal(shape).astype(np.float32)
+            draw = ip.stochastic_pool(x, size, rng=7, **rest)
+            yield f"{name}, a draw", [_digest(draw)]
+
+
 def main():
     from infinitypool import _core
 
     digests = dict(big())
     digests.update(small())
+    digests.update(family())
     json.dump({"isa": _core.isa(), "digests": digests}, sys.stdout)
 
 

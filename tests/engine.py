@@ -22,21 +22,20 @@ def offset_dtype(kernel_size):
     return np.dtype(np.uint64)
 
 
-def _geometry(lines):
-    return (
-        [g.kernel for g in lines],
-        [g.stride for g in lines],
-        [g.before for g in lines],
-        [g.after for g in lines],
-        [g.dilation for g in lines],
-        [g.out for g in lines],
-    )
+def _windows(lines):
+    """Per axis (kernel, stride, before, after, dilation, output size), or (output size,)."""
+    return [
+        (line.out,)
+        if isinstance(line, oracle.Listed)
+        else (line.kernel, line.stride, line.before, line.after, line.dilation, line.out)
+        for line in lines
+    ]
 
 
 def forward(
     x,
     reducer,
-    kernel_size,
+    size,
     *,
     indices="none",
     truncate=False,
@@ -44,16 +43,21 @@ def forward(
     divisor_override=None,
     out=None,
     where=None,
-    **arguments,
+    parameters=(),
+    valid="all",
+    mask=None,
+    seed=0,
+    **geometry,
 ):
-    """(values, indices or None) from ``_core.Pool``."""
-    axes, lines = oracle.plan(x.shape, kernel_size, **arguments)
-    shape = oracle.output_shape(x.shape, kernel_size, **arguments)
+    """(values, indices or None) from ``_core.Pool``; ``where`` takes the indices."""
+    axes, lines = oracle.plan(x.shape, size, **geometry)
+    shape = oracle.output_shape(x.shape, size, **geometry)
     if out is None:
         dtype = oracle.sum_dtype(x.dtype) if reducer == "sum" else x.dtype
         out = np.empty(shape, dtype)
     if indices != "none" and where is None:
-        where = np.empty(shape, np.int64 if indices == "plane" else offset_dtype(kernel_size))
+        longest = [line.kernel for line in lines]
+        where = np.empty(shape, np.int64 if indices == "plane" else offset_dtype(longest))
     pool = _core.Pool(
         reducer,
         x.dtype.name,
@@ -61,13 +65,21 @@ def forward(
         _strides(x),
         _strides(out),
         list(axes),
-        *_geometry(lines),
-        count_include_pad and arguments.get("padding") != "same",
+        _windows(lines),
+        count_include_pad and geometry.get("padding") != "same",
         divisor_override or 0,
         truncate,
         indices,
+        [float(p) for p in parameters],
+        valid,
     )
-    pool.run(x.ctypes.data, out.ctypes.data, 0 if where is None else where.ctypes.data)
+    pool.run(
+        x.ctypes.data,
+        out.ctypes.data,
+        0 if where is None else where.ctypes.data,
+        0 if mask is None else mask.ctypes.data,
+        seed,
+    )
     return out, where
 
 
@@ -75,17 +87,21 @@ def backward(
     x,
     grad,
     reducer,
-    kernel_size,
+    size,
     *,
     offsets=None,
     count_include_pad=True,
     divisor_override=None,
     grad_in=None,
-    **arguments,
+    parameters=(),
+    result=None,
+    **geometry,
 ):
-    axes, lines = oracle.plan(x.shape, kernel_size, **arguments)
+    """The gradient; ``result``, the forward call's, is for gradients that weigh by it and ``x``."""
+    axes, lines = oracle.plan(x.shape, size, **geometry)
     if grad_in is None:
         grad_in = np.full(x.shape, 77, grad.dtype)
+    weighted = result is not None
     pool = _core.PoolBackward(
         reducer,
         grad.dtype.name,
@@ -94,9 +110,18 @@ def backward(
         () if offsets is None else _strides(offsets),
         _strides(grad_in),
         list(axes),
-        *_geometry(lines),
-        count_include_pad and arguments.get("padding") != "same",
+        _windows(lines),
+        count_include_pad and geometry.get("padding") != "same",
         divisor_override or 0,
+        [float(p) for p in parameters],
+        _strides(x) if weighted else (),
+        _strides(result) if weighted else (),
     )
-    pool.run(grad.ctypes.data, 0 if offsets is None else offsets.ctypes.data, grad_in.ctypes.data)
+    pool.run(
+        grad.ctypes.data,
+        0 if offsets is None else offsets.ctypes.data,
+        grad_in.ctypes.data,
+        x.ctypes.data if weighted else 0,
+        result.ctypes.data if weighted else 0,
+    )
     return grad_in

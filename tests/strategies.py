@@ -1,7 +1,10 @@
-"""Inputs for the tests: values that provoke, strides of every kind, and random whole calls."""
+"""Inputs for the tests: values that provoke, strides of every kind, random whole calls, and a table
+of the family's kinds: one row for each array function."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -152,13 +155,12 @@ class Case:
 FLAVOURS = {op: ("few", "wide", "special") for op in OPS}
 
 
-@st.composite
-def cases(draw, op, dtypes=None, max_pooled=3, max_ndim=5):
+def _geometry(draw, max_pooled, max_ndim, tops=(9, 5, 3)):
+    """A shape, its pooled axes, a kernel size and the rest of what places windows."""
     pooled = draw(st.integers(1, max_pooled), label="pooled axes")
     ndim = draw(st.integers(pooled, max_ndim), label="ndim")
     axes = draw(st.permutations(range(ndim)), label="axes")[:pooled]
-    top = {1: 9, 2: 5, 3: 3}[pooled]
-    kernel = [draw(st.integers(1, top)) for _ in range(pooled)]
+    kernel = [draw(st.integers(1, tops[pooled - 1])) for _ in range(pooled)]
     stride = draw(st.none() | st.tuples(*[st.integers(1, 4)] * pooled), label="stride")
     dilation = [draw(st.sampled_from((1, 1, 1, 2, 3))) for _ in range(pooled)]
     form = draw(st.sampled_from(("none", "ints", "pairs", "same", "valid")), label="padding")
@@ -192,13 +194,262 @@ def cases(draw, op, dtypes=None, max_pooled=3, max_ndim=5):
     }
     if stride is not None:
         arguments["stride"] = tuple(stride)
+    return shape, tuple(kernel), arguments
+
+
+def _array(draw, shape, dtypes, flavours=("few", "wide", "special")):
+    """An array of these sizes, its layout and the seed that made it."""
+    dtype = draw(st.sampled_from(dtypes), label="dtype")
+    seed = draw(st.integers(0, 2**16), label="seed")
+    rng = np.random.default_rng(seed)
+    values = numbers(rng, shape, dtype, draw(st.sampled_from(flavours), label="flavour"))
+    layout = draw(st.sampled_from(LAYOUTS), label="layout")
+    return arranged(values, layout, rng), layout, seed
+
+
+@st.composite
+def cases(draw, op, dtypes=None, max_pooled=3, max_ndim=5):
+    shape, kernel, arguments = _geometry(draw, max_pooled, max_ndim)
     if op == "mean":
         arguments["count_include_pad"] = draw(st.booleans(), label="count_include_pad")
         if draw(st.integers(0, 4)) == 0:
             arguments["divisor_override"] = draw(st.integers(1, 9), label="divisor_override")
-    dtype = draw(st.sampled_from(dtypes or DTYPES[op]), label="dtype")
-    seed = draw(st.integers(0, 2**16), label="seed")
-    rng = np.random.default_rng(seed)
-    values = numbers(rng, shape, dtype, draw(st.sampled_from(FLAVOURS[op]), label="flavour"))
-    layout = draw(st.sampled_from(LAYOUTS), label="layout")
-    return Case(arranged(values, layout, rng), op, tuple(kernel), arguments, layout, seed)
+    x, layout, seed = _array(draw, shape, dtypes or DTYPES[op], FLAVOURS[op])
+    return Case(x, op, kernel, arguments, layout, seed)
+
+
+# --- the family: one row for each array function -------------------------------------------------
+
+
+def _one_of(**choices):
+    return st.fixed_dictionaries({name: st.sampled_from(v) for name, v in choices.items()})
+
+
+@dataclass(frozen=True)
+class Kind:
+    """An array function: the oracle's reducer, dtypes, and its own arguments.
+
+    ``own`` draws keyword arguments, and ``parameters`` translates them for the oracle (None: the
+    oracle takes them as they are).  ``needed`` goes into every call that does not say otherwise."""
+
+    name: str
+    op: str
+    dtypes: tuple
+    own: st.SearchStrategy = field(default_factory=lambda: st.just({}))
+    parameters: Callable | None = None
+    adaptive: bool = True
+    # Of what the window functions take, arguments that have no meaning for adaptive windows.
+    windows_only: tuple[str, ...] = ()
+    needed: dict = field(default_factory=dict)
+    defaults: dict = field(default_factory=dict)
+
+    def function(self, adaptive=False):
+        import infinitypool as ip
+
+        return getattr(ip, f"adaptive_{self.name}" if adaptive else self.name)
+
+    def call(self, x, size, adaptive=False, **arguments):
+        return self.function(adaptive)(x, size, **{**self.needed, **arguments})
+
+    def expected(self, own):
+        """Keyword arguments for the oracle."""
+        given = {**self.defaults, **own}
+        return given if self.parameters is None else {"parameters": self.parameters(**given)}
+
+    def check(self, got, x, size, note="", own=None, **arguments):
+        """Compare with the oracle; ``own`` are the kind's, ``arguments`` place the windows."""
+        note = f"{self.name} {note or (x.shape, size, arguments)}"
+        expected = {**self.expected(own or {}), **arguments}
+        return oracle.assert_pooled(got, x, self.op, size, note, **expected)
+
+    @property
+    def selects(self):
+        return self.op in ("max", "min")
+
+
+def _as_given(**given):
+    return given
+
+
+Q = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1 / 3)
+METHODS = ("linear", "lower", "higher", "nearest")
+NUMERIC = oracle.FLOATS + oracle.INTEGERS
+BETAS = (1.0, -1.0, 0.25, 10.0)
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("max_pool", "max", oracle.ALL),
+        Kind("min_pool", "min", oracle.ALL),
+        Kind(
+            "avg_pool",
+            "mean",
+            NUMERIC,
+            _one_of(count_include_pad=(True, False), divisor_override=(None, None, None, 1, 7)),
+            windows_only=("count_include_pad", "divisor_override"),
+        ),
+        Kind("sum_pool", "sum", NUMERIC),
+        Kind(
+            "lp_pool",
+            "lp",
+            oracle.FLOATS,
+            _one_of(p=(1.0, 2.0, 3.0, 4, 7.0, 1.5, 2.75, math.inf)),
+            _as_given,
+            defaults={"p": 2.0},
+        ),
+        Kind("rms_pool", "rms", oracle.FLOATS, parameters=_as_given),
+        Kind(
+            "gem_pool",
+            "gem",
+            oracle.FLOATS,
+            _one_of(p=(3.0, 1, 0.5, 6.5), eps=(1e-6, 0.0, 0.5)),
+            lambda p, eps: {"p": p, "floor": eps},
+            defaults={"p": 3.0, "eps": 1e-6},
+        ),
+        Kind(
+            "log_sum_exp_pool",
+            "log_sum_exp",
+            oracle.FLOATS,
+            _one_of(beta=BETAS),
+            _as_given,
+            defaults={"beta": 1.0},
+        ),
+        Kind(
+            "soft_pool",
+            "soft",
+            oracle.FLOATS,
+            _one_of(beta=BETAS),
+            _as_given,
+            defaults={"beta": 1.0},
+        ),
+        Kind(
+            "median_pool",
+            "quantile",
+            NUMERIC,
+            parameters=lambda: {"q": 0.5, "method": "linear"},
+        ),
+        Kind(
+            "quantile_pool",
+            "quantile",
+            NUMERIC,
+            _one_of(q=Q, method=METHODS),
+            _as_given,
+            needed={"q": 0.75},
+            defaults={"q": 0.75, "method": "linear"},
+        ),
+        Kind(
+            "stochastic_pool",
+            "expectation",
+            oracle.FLOATS,
+            parameters=_as_given,
+            adaptive=False,
+            needed={"expectation": True},
+        ),
+        Kind(
+            "mixed_pool",
+            "mixed",
+            oracle.FLOATS,
+            _one_of(alpha=(0.5, 0.0, 1.0, 0.3)),
+            _as_given,
+            adaptive=False,
+            defaults={"alpha": 0.5},
+        ),
+    )
+}
+ADAPTIVE = [name for name, kind in KINDS.items() if kind.adaptive]
+
+
+@dataclass
+class Call:
+    """One call of a kind: the array, the size and every argument."""
+
+    kind: Kind
+    x: np.ndarray
+    size: object
+    own: dict
+    arguments: dict
+    adaptive: bool = False
+    layout: str = "C"
+    seed: int = 0
+
+    def run(self, **more):
+        given = {**self.own, **self.arguments, **more}
+        return self.kind.call(self.x, self.size, self.adaptive, **given)
+
+    @property
+    def expected(self):
+        """Keyword arguments for the oracle beside array, reducer and size."""
+        return {**self.kind.expected(self.own), **self.arguments, "adaptive": self.adaptive}
+
+    @property
+    def geometry(self):
+        """What the oracle's plan wants to know beside shape and size."""
+        names = ("axes", "stride", "padding", "dilation", "ceil_mode", "edge")
+        given = {k: self.arguments[k] for k in names if k in self.arguments}
+        return {**given, "adaptive": self.adaptive}
+
+    def pooled(self):
+        return oracle.pool(self.x, self.kind.op, self.size, **self.expected)
+
+    def check(self, got):
+        more = {**self.arguments, "adaptive": self.adaptive}
+        return self.kind.check(got, self.x, self.size, repr(self), self.own, **more)
+
+    def __repr__(self):
+        name = f"{'adaptive_' if self.adaptive else ''}{self.kind.name}"
+        short = {
+            k: f"<bool {v.shape} strides {v.strides}>" if k == "where" and v is not None else v
+            for k, v in {**self.own, **self.arguments}.items()
+        }
+        return (
+            f"{name}(<{self.x.dtype} {self.x.shape} strides {self.x.strides} {self.layout} "
+            f"seed {self.seed}>, {self.size}, {short})"
+        )
+
+
+def masks(rng, shape, form):
+    """A mask for an array of this shape: of its own shape, smaller and broadcast, or all False."""
+    if form == "none":
+        return np.zeros(shape, bool)
+    if form == "broadcast":
+        shape = tuple(n if rng.integers(2) else 1 for n in shape)
+        shape = shape[int(rng.integers(len(shape) + 1)) :]
+    mask = rng.random(shape) < rng.choice([0.3, 0.7, 0.95])
+    if form == "strided" and mask.ndim:
+        mask = arranged(mask, LAYOUTS[rng.integers(len(LAYOUTS))], rng)
+    return mask
+
+
+@st.composite
+def calls(draw, kind, adaptive=False, excludes=False, dtypes=None, max_pooled=3, max_ndim=4):
+    """A call of ``kind``; with ``excludes`` it has a mask, omits NaNs or asks for a least count."""
+    kind = KINDS[kind] if isinstance(kind, str) else kind
+    # Kernels are small enough for an oracle that lists every element.
+    shape, size, arguments = _geometry(draw, max_pooled, max_ndim, (7, 4, 3))
+    if adaptive:
+        axes = arguments["axes"]
+        arguments = {"axes": axes}
+        for a in axes:
+            shape[a] = draw(st.integers(1, 13))
+        size = draw(
+            st.tuples(*[st.one_of(st.none(), st.integers(1, 8), st.integers(1, 17))] * len(axes)),
+            label="output_size",
+        )
+    elif arguments["padding"] != "same" and draw(st.integers(0, 3), label="partial") == 0:
+        arguments.update(edge="partial", ceil_mode=False)
+    own = draw(kind.own, label="own arguments")
+    if adaptive:
+        own = {k: v for k, v in own.items() if k not in kind.windows_only}
+    x, layout, seed = _array(draw, shape, dtypes or kind.dtypes)
+    if excludes:
+        rng = np.random.default_rng(seed + 1)
+        floats = oracle.is_float(x.dtype)
+        way = draw(st.sampled_from(("where", "omit", "both") if floats else ("where",)))
+        if way != "omit":
+            form = draw(st.sampled_from(("full", "broadcast", "strided", "strided", "none")))
+            arguments["where"] = masks(rng, x.shape, form)
+        if way != "where":
+            arguments["nan_policy"] = "omit"
+        if floats and draw(st.booleans(), label="least count"):
+            arguments["min_count"] = draw(st.integers(1, 5))
+    return Call(kind, x, size, own, arguments, adaptive, layout, seed)

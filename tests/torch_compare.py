@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,25 @@ NAMES = (
 )
 OURS = {name: getattr(IF, name) for name in NAMES}
 THEIRS = {name: getattr(F, name) for name in NAMES}
+# What else PyTorch has names for.
+FAMILY = (
+    *(f"adaptive_{kind}_pool{n}d" for kind in ("avg", "max") for n in (1, 2, 3)),
+    *(f"adaptive_max_pool{n}d_with_indices" for n in (1, 2, 3)),
+    *(f"lp_pool{n}d" for n in (1, 2, 3)),
+    *(f"max_unpool{n}d" for n in (1, 2, 3)),
+    *(f"fractional_max_pool{n}d{more}" for n in (2, 3) for more in ("", "_with_indices")),
+)
+
+
+def dims_of(name):
+    """The pooled axes of a function."""
+    return int(re.search(r"(\d)d", name)[1])
+
+
+def parts(result):
+    return result if isinstance(result, tuple) else (result,)
+
+
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 HALVES = (torch.float16, torch.bfloat16)
 

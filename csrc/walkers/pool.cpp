@@ -81,6 +81,7 @@ Pool::Pool(const PoolArguments& a) {
   places_ = a.places;
   place_out_size_ = a.places == Places::plane ? 8 : offset_size(axes_);
   divides_ = info.divides && !counted_;
+  signed_zeros_ = info.selects && is_floating(a.dtype);
   masked_ = a.masked;
   omits_ = a.omits_nans;
   truncate_ = a.truncate;

@@ -74,7 +74,7 @@ class Pool {
   bool admits_ = false;          // elements are lifted, masked or omitted as they are loaded
   bool masked_ = false, omits_ = false, counted_ = false;  // counted_: sums carry a count each
   // Windows hardly overlap and are high: lines are merged before they are pooled, and winners looked up.
-  bool rows_first_ = false;
+  bool rows_first_ = false, signed_zeros_ = false;
   Parameters parameters_;
   Index inner_block_ = 1, elements_ = 0;
   Index starts_ = 0;  // per axis of a plane, where they are given with the data

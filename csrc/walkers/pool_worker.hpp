@@ -368,6 +368,8 @@ class PoolWorker {
       else fold_strip(advance(dst, o * inner_, k_), o, n);
     }
     if (tracks()) look_up(rows, src, dst);
+    if (p_.signed_zeros_ && k_.acc_size == 4) settle_zeros<float>(rows, src, static_cast<float*>(dst.value));
+    if (p_.signed_zeros_ && k_.acc_size == 8) settle_zeros<double>(rows, src, static_cast<double*>(dst.value));
     return true;
   }
 
@@ -443,17 +445,43 @@ class PoolWorker {
     }
   }
 
+  // An input line of a window once more, as accumulators.
+  const void* line_again(const Window& rows, Index row, const char* src) {
+    const Axis& axis = axes_[n_ - 2];
+    const Index input = rows.first + row * (axis.regular() ? axis.dilation : axis.table_step);
+    src = advance(src, input * axis.in_stride, k_.in_size);
+    if (p_.raw_lines_) return src;
+    load_elements(merged_, src, 0, last().in * inner_);
+    return merged_.value;
+  }
+
+  // Zeros of either sign are equal, and the first of them in row order is the result.
+  template <class A>
+  void settle_zeros(const Window& rows, const char* src, A* value) {
+    const Axis& line = last();
+    const Index gap = line.irregular ? line.table_step : line.dilation;
+    zeros_.clear();
+    for (Index i = 0; i < line.out * inner_; ++i)
+      if (value[i] == 0) zeros_.push_back(i);
+    for (Index row = 0; row < rows.count && !zeros_.empty(); ++row) {
+      const A* run = static_cast<const A*>(line_again(rows, row, src));
+      std::erase_if(zeros_, [&](Index i) {
+        const Window w = line.valid(i / inner_);
+        for (Index tap = 0; tap < w.count; ++tap)
+          if (const A x = run[(w.first + tap * gap) * inner_ + i % inner_]; x == 0) {
+            value[i] = x;
+            return true;
+          }
+        return false;
+      });
+    }
+  }
+
   void look_up(const Window& rows, const char* src, Line dst) {
     const Axis &line = last(), &axis = axes_[n_ - 2];
-    const Index step = axis.regular() ? axis.dilation : axis.table_step;
     std::memset(dst.place, 0xff, static_cast<std::size_t>(line.out * inner_) * k_.place_size);
     for (Index row = 0; row < rows.count; ++row) {
-      const char* from = advance(src, (rows.first + row * step) * axis.in_stride, k_.in_size);
-      const void* run = from;
-      if (!p_.raw_lines_) {
-        load_elements(merged_, from, 0, line.in * inner_);
-        run = merged_.value;
-      }
+      const void* run = line_again(rows, row, src);
       for (Index o = 0; o < line.out; ++o) {
         const Window w = line.valid(o);
         const Index gap = line.irregular ? line.table_step : line.dilation;
@@ -602,6 +630,7 @@ class PoolWorker {
       if (w.count) k_.fold(dst, taps, w.count, axis.table_step * inner_, inner_, 0);
       else k_.fill(dst, inner_);
     }
+    ++dirty_lines_;  // nobody looked for NaNs
   }
 
   void listed_line(const char* src, Line dst, Index first, Index end) {
@@ -874,6 +903,7 @@ class PoolWorker {
   std::vector<Line> sums_;  // of lines, the last one spare
   Line rows_[kTerms] = {};  // loaded lines
   Line merged_ = {};        // a window of lines, with its padding
+  std::vector<Index> zeros_;  // results whose sign is not settled
   Index piece_ = 0, padded_ = 0;
   std::uint8_t* admitted_ = nullptr;
   void *finished_ = nullptr, *narrowed_ = nullptr;

@@ -17,7 +17,8 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
-from .arrays import avg_pool, max_pool, min_pool, sum_pool
+from . import arrays
+from .arrays import *  # noqa: F403
 from .runtime import (
     __version__,
     config,
@@ -31,17 +32,14 @@ from .spec import output_shape
 
 __all__ = [
     "__version__",
-    "avg_pool",
     "config",
     "empty_cache",
     "get_num_threads",
-    "max_pool",
-    "min_pool",
     "output_shape",
     "set_cache_limit",
     "set_num_threads",
     "show_config",
-    "sum_pool",
+    *arrays.__all__,
 ]
 
 

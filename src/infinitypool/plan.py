@@ -49,7 +49,7 @@ class Cache(dict):
 
 
 def is_exact(value: object) -> bool:
-    """Whether ``value`` holds nothing but Python's own ints, bools, None, texts and lists.
+    """Whether ``value`` holds nothing but Python's own numbers, bools, None, texts and lists.
 
     2, 2.0 and True are equal and hash alike, so raw arguments cannot be their own key in a
     cache. The fronts use ``marshal.dumps(arguments, 2)``, which writes types beside values, in
@@ -58,7 +58,11 @@ def is_exact(value: object) -> bool:
     """
     if type(value) in (tuple, list):
         return all(map(is_exact, value))  # type: ignore[call-overload]
-    return value is None or type(value) in (int, bool, str)
+    return value is None or type(value) in (int, float, bool, str)
+
+
+def is_floating(dtype: str) -> bool:
+    return "float" in dtype
 
 
 def result_dtype(reducer: str, dtype: str) -> str:
@@ -111,7 +115,7 @@ def pool_runner(
     ``valid`` says which elements take part: "all", "omit" (all but NaNs), "mask" or "mask_omit".
     """
     windows = spec.windows([shape[axis] for axis in spec.axes])
-    if 0 in shape and 0 in spec.output_shape(shape):
+    if 0 in spec.output_shape(shape):
         return _run_nothing
     return _core.Pool(
         spec.reducer,

@@ -64,7 +64,19 @@ def windows_of(x, axes, windows):
         yield out, cells
 
 
-def pool(reducer, x, axes, windows, parameters, *, indices="none", mask=None, omit=False, seed=0, order="C"):
+def pool(
+    reducer,
+    x,
+    axes,
+    windows,
+    parameters,
+    *,
+    indices="none",
+    mask=None,
+    omit=False,
+    seed=0,
+    order="C",
+):
     shape = list(x.shape)
     for a, w in zip(axes, windows):
         shape[a] = w[-1]
@@ -72,14 +84,36 @@ def pool(reducer, x, axes, windows, parameters, *, indices="none", mask=None, om
     out = np.full(shape, 77, x.dtype, order=order)
     size = 1 if kernel <= 256 else 2 if kernel <= 65536 else 4
     places = np.full(shape, 55, np.int64 if indices == "plane" else OFFSETS[size], order=order)
-    valid = ("mask" if mask is not None else "") + ("_" if mask is not None and omit else "") + ("omit" if omit else "")
-    plan = _core.Pool(reducer, x.dtype.name, list(x.shape), elements(x), elements(out), axes, windows, False, 0, False,
-                      indices, parameters, valid or "all")
+    valid = (
+        ("mask" if mask is not None else "")
+        + ("_" if mask is not None and omit else "")
+        + ("omit" if omit else "")
+    )
+    plan = _core.Pool(
+        reducer,
+        x.dtype.name,
+        list(x.shape),
+        elements(x),
+        elements(out),
+        axes,
+        windows,
+        False,
+        0,
+        False,
+        indices,
+        parameters,
+        valid or "all",
+    )
     if mask is not None:
         bytes_ = np.lib.stride_tricks.as_strided(mask, x.shape, elements(x))
         assert bytes_.shape == x.shape
-    plan.run(x.ctypes.data, out.ctypes.data, places.ctypes.data if indices != "none" else 0,
-             mask.ctypes.data if mask is not None else 0, seed)
+    plan.run(
+        x.ctypes.data,
+        out.ctypes.data,
+        places.ctypes.data if indices != "none" else 0,
+        mask.ctypes.data if mask is not None else 0,
+        seed,
+    )
     return (out, places) if indices != "none" else out
 
 
@@ -140,8 +174,13 @@ def quantile_of(w, q, method, dtype):
         low = min(math.floor(rank), len(w) - 1)
         high, part = min(low + 1, len(w) - 1), rank - low
         a, b = float(ranked[low]), float(ranked[high])
-        value = a if part == 0 or a == b else a * (1 - part) + b * part if np.isinf([a, b]).any() else (
-            a + (b - a) * part if part < 0.5 else b - (b - a) * (1 - part))
+        value = (
+            a
+            if part == 0 or a == b
+            else a * (1 - part) + b * part
+            if np.isinf([a, b]).any()
+            else (a + (b - a) * part if part < 0.5 else b - (b - a) * (1 - part))
+        )
         return value if dtype.kind == "f" else np.rint(value)
     at = {"lower": math.floor, "higher": math.ceil, "nearest": round}[method](rank)
     return ranked[min(max(at, 0), len(w) - 1)]
@@ -162,7 +201,11 @@ def cases(draw, dtypes, large=6):
             windows.append([draw(st.integers(1, n + 2))])
             continue
         kernel, stride = draw(st.integers(1, large)), draw(st.integers(1, 4))
-        dilation, before, after = draw(st.integers(1, 2)), draw(st.integers(0, 3)), draw(st.integers(0, 3))
+        dilation, before, after = (
+            draw(st.integers(1, 2)),
+            draw(st.integers(0, 3)),
+            draw(st.integers(0, 3)),
+        )
         out = (n + before + after - (kernel - 1) * dilation - 1) // stride + 1
         if out < 1:
             before += (kernel - 1) * dilation + 1
@@ -178,10 +221,14 @@ def cases(draw, dtypes, large=6):
     else:
         info = np.iinfo(dtype)
         wide = draw(st.booleans())
-        x = rng.integers(info.min if wide else 0, info.max if wide else 5, size=shape, dtype=dtype, endpoint=True)
+        x = rng.integers(
+            info.min if wide else 0, info.max if wide else 5, size=shape, dtype=dtype, endpoint=True
+        )
     if draw(st.booleans()):  # another layout
-        x = np.transpose(np.ascontiguousarray(np.transpose(x, order := draw(st.permutations(range(ndim))))),
-                         np.argsort(order))
+        x = np.transpose(
+            np.ascontiguousarray(np.transpose(x, order := draw(st.permutations(range(ndim))))),
+            np.argsort(order),
+        )
     mask = None
     if draw(st.integers(0, 2)) == 0:
         mask = np.empty_like(x, np.uint8)
@@ -199,7 +246,11 @@ def close(got, want, dtype, scale=1.0):
 
 
 def members(x, cells, mask, omit):
-    kept = [c for c in cells if (mask is None or mask[c[0]]) and not (omit and x.dtype.kind == "f" and np.isnan(x[c[0]]))]
+    kept = [
+        c
+        for c in cells
+        if (mask is None or mask[c[0]]) and not (omit and x.dtype.kind == "f" and np.isnan(x[c[0]]))
+    ]
     return kept, np.array([x[c[0]] for c in kept], x.dtype)
 
 
@@ -207,7 +258,11 @@ SLOW = settings(max_examples=120, deadline=None, suppress_health_check=list(Heal
 
 
 @SLOW
-@given(cases(FLOATS), st.sampled_from(["log_sum_exp", "soft", "stochastic"]), st.sampled_from([1.0, -0.7, 3.5, 20.0]))
+@given(
+    cases(FLOATS),
+    st.sampled_from(["log_sum_exp", "soft", "stochastic"]),
+    st.sampled_from([1.0, -0.7, 3.5, 20.0]),
+)
 def test_weighted(case, reducer, beta):
     x, axes, windows, mask, omit, order = case
     reference = {"log_sum_exp": log_sum_exp, "soft": soft, "stochastic": expectation}[reducer]
@@ -222,13 +277,28 @@ def test_weighted(case, reducer, beta):
 
 
 @SLOW
-@given(cases(FLOATS + INTEGERS, 9), st.sampled_from([0.5, 0.0, 1.0, 0.3, 0.77]), st.integers(0, 3), st.sampled_from(["plane", "offset"]))
+@given(
+    cases(FLOATS + INTEGERS, 9),
+    st.sampled_from([0.5, 0.0, 1.0, 0.3, 0.77]),
+    st.integers(0, 3),
+    st.sampled_from(["plane", "offset"]),
+)
 def test_quantile(case, q, method, indices):
     x, axes, windows, mask, omit, order = case
     if method == 0:
         got = pool("quantile", x, axes, windows, [q, 0], mask=mask, omit=omit, order=order)
     else:
-        got, places = pool("quantile", x, axes, windows, [q, method], mask=mask, omit=omit, order=order, indices=indices)
+        got, places = pool(
+            "quantile",
+            x,
+            axes,
+            windows,
+            [q, method],
+            mask=mask,
+            omit=omit,
+            order=order,
+            indices=indices,
+        )
         alone = pool("quantile", x, axes, windows, [q, method], mask=mask, omit=omit, order=order)
         assert np.array_equal(got, alone, equal_nan=x.dtype.kind == "f")
     for out, cells in windows_of(x, axes, windows):
@@ -240,20 +310,43 @@ def test_quantile(case, q, method, indices):
             continue
         want = quantile_of(w, q, METHODS[method], x.dtype)
         if method:
-            assert np.array_equal(got[out], x.dtype.type(want), equal_nan=x.dtype.kind == "f"), (w, got[out], want)
-            at = np.flatnonzero(np.isnan(w))[-1] if np.isnan(float(want)) else np.argmax(w == got[out])
+            assert np.array_equal(got[out], x.dtype.type(want), equal_nan=x.dtype.kind == "f"), (
+                w,
+                got[out],
+                want,
+            )
+            at = (
+                np.flatnonzero(np.isnan(w))[-1]
+                if np.isnan(float(want))
+                else np.argmax(w == got[out])
+            )
             assert places[out] == kept[at][2 if indices == "plane" else 1]
         elif x.dtype.itemsize == 8 and x.dtype.kind in "iu":
             assert abs(float(got[out]) - want) <= 1 + abs(want) * 1e-15
         else:
-            assert close(got[out], want, x.dtype) if x.dtype.kind == "f" else got[out] == want, (w, got[out], want)
+            assert close(got[out], want, x.dtype) if x.dtype.kind == "f" else got[out] == want, (
+                w,
+                got[out],
+                want,
+            )
 
 
 @SLOW
 @given(cases(FLOATS), st.integers(0, 2**64 - 1), st.sampled_from(["plane", "offset"]))
 def test_draws(case, seed, indices):
     x, axes, windows, mask, omit, order = case
-    got, places = pool("stochastic", x, axes, windows, [0], mask=mask, omit=omit, order=order, seed=seed, indices=indices)
+    got, places = pool(
+        "stochastic",
+        x,
+        axes,
+        windows,
+        [0],
+        mask=mask,
+        omit=omit,
+        order=order,
+        seed=seed,
+        indices=indices,
+    )
     for number, (out, cells) in enumerate(windows_of(x, axes, windows)):
         kept, w = members(x, cells, mask, omit)
         if not kept:

@@ -10,13 +10,16 @@ from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.common_modules import module_db
 
 import infinitypool.nn as inn
-from torch_compare import OURS, call_text, close_averages, outcome, same_bits, terms_of
+import infinitypool.nn.functional as IF
+from torch_compare import call_text, close_averages, dims_of, outcome, parts, same_bits, terms_of
 
+# Name, and the variant where the database has several.
 POOLS = {
-    op.name.removeprefix("nn.functional."): op
+    f"{name} {op.variant_test_name}".strip(): op
     for op in op_db
-    if op.name.removeprefix("nn.functional.") in OURS
+    if hasattr(IF, name := op.name.removeprefix("nn.functional."))
 }
+OURS = {key: getattr(IF, key.split()[0]) for key in POOLS}
 CASES = [
     (name, dtype, grad)
     for name, op in sorted(POOLS.items())
@@ -32,15 +35,30 @@ AT_LEAST = {
     "avg_pool1d": 9,
     "avg_pool2d": 7,
     "avg_pool3d": 8,
+    "adaptive_avg_pool1d": 6,
+    "adaptive_avg_pool2d": 10,
+    "adaptive_avg_pool3d": 12,
+    "adaptive_max_pool1d": 8,
+    "adaptive_max_pool2d": 24,
+    "adaptive_max_pool3d": 20,
+    "max_unpool1d": 144,
+    "max_unpool1d grad": 8,
+    "max_unpool2d": 288,
+    "max_unpool2d grad": 16,
+    "max_unpool3d": 96,
+    "max_unpool3d grad": 6,
+    "fractional_max_pool2d": 37,
+    "fractional_max_pool3d": 48,
 }
 
 
-def test_all_six_are_there():
+def test_all_of_them_are_there():
     assert sorted(POOLS) == sorted(AT_LEAST)
 
 
-def _parts(result):
-    return result if isinstance(result, tuple) else (result,)
+def _seeded(function, sample):
+    torch.manual_seed(42)  # as the database's own calls do: fractional windows are drawn
+    return function(sample.input, *sample.args, **sample.kwargs)
 
 
 @pytest.mark.parametrize("name, dtype, grad", CASES, ids=lambda v: str(v).removeprefix("torch."))
@@ -49,18 +67,22 @@ def test_samples(name, dtype, grad, record_property):
     generator = torch.Generator().manual_seed(0)
     for sample in op.sample_inputs("cpu", dtype, requires_grad=grad):
         note = call_text(name, sample.input, sample.args, sample.kwargs)
-        theirs = op.op(sample.input, *sample.args, **sample.kwargs)
-        ours = OURS[name](sample.input, *sample.args, **sample.kwargs)
+        theirs, ours = _seeded(op.op, sample), _seeded(OURS[name], sample)
         assert type(ours) is type(theirs), note
-        if name.startswith("max"):
-            for a, b in zip(_parts(ours), _parts(theirs), strict=True):
+        if "avg" not in name:
+            for a, b in zip(parts(ours), parts(theirs), strict=True):
                 same_bits(a, b, note)
         else:
             pool = functools.partial(_positional, op.op, sample.args, sample.kwargs)
+            dims = dims_of(name)
             kernel = sample.args[0] if sample.args else sample.kwargs["kernel_size"]
-            terms = terms_of(kernel, int(name[-2]))
+            plane = sample.input.shape[-dims:]
+            if name == "adaptive_avg_pool3d" and dtype.itemsize == 2:
+                # PyTorch adds halves as halves here.
+                theirs = pool(sample.input.double()).to(dtype)
+            terms = terms_of(plane if "adaptive" in name else kernel, dims)
             close_averages(ours, theirs, pool, sample.input, terms, note)
-        assert _parts(ours)[0].requires_grad == _parts(theirs)[0].requires_grad, note
+        assert parts(ours)[0].requires_grad == parts(theirs)[0].requires_grad, note
         if grad:
             _backward(name, sample, ours, theirs, generator, note)
         checked += 1
@@ -74,12 +96,16 @@ def _positional(function, arguments, named, x):
 
 
 def _backward(name, sample, ours, theirs, generator, note):
-    ours, theirs = _parts(ours)[0], _parts(theirs)[0]
+    ours, theirs = parts(ours)[0], parts(theirs)[0]
+    if "unpool" in name and _collide(sample):
+        return  # there PyTorch gives the gradient of one value to all
     # Small integers over a power of two: every sum of them is exact in any order.
     incoming = torch.randint(-3, 4, theirs.shape, generator=generator).to(theirs.dtype)
     (want,) = torch.autograd.grad(theirs, sample.input, incoming)
     (got,) = torch.autograd.grad(ours, sample.input, incoming)
-    if name.startswith("max"):
+    if "unpool" in name:  # (laid out as the input, where PyTorch lays it out as the gradient)
+        assert torch.equal(got, want), note
+    elif "avg" not in name:
         same_bits(got + 0, want + 0, note)  # + 0: a sum of nothing but -0.0 may keep its sign
     else:
         assert got.shape == want.shape and got.dtype == want.dtype, note
@@ -90,7 +116,13 @@ def _backward(name, sample, ours, theirs, generator, note):
         )
 
 
-@pytest.mark.parametrize("name", sorted(POOLS))
+def _collide(sample):
+    indices = sample.args[0] if sample.args else sample.kwargs["indices"]
+    planes = indices.flatten(2 if indices.ndim > 2 else 1).flatten(0, -2).tolist()
+    return any(len(set(plane)) < len(plane) for plane in planes)
+
+
+@pytest.mark.parametrize("name", sorted(n for n, op in POOLS.items() if op.error_inputs_func))
 def test_errors(name):
     """The exception's type is PyTorch's; the text is ours, and names the function."""
     op, checked = POOLS[name], 0
@@ -105,14 +137,15 @@ def test_errors(name):
         assert name in str(ours), f"{ours} {note}"
         checked += 1
     print(f"{name}: {checked} error inputs")
-    assert checked >= 2
+    assert checked >= (1 if "unpool" in name else 2)
 
 
 MODULES = {m.name.removeprefix("nn."): m for m in module_db}
-MODULES = {
-    name: MODULES[name]
-    for name in ("MaxPool1d", "MaxPool2d", "MaxPool3d", "AvgPool1d", "AvgPool2d", "AvgPool3d")
-}
+MODULES = {name: info for name, info in MODULES.items() if "Pool" in name}
+
+
+def test_all_modules_are_there():
+    assert len(MODULES) >= 17 and all(hasattr(inn, name) for name in MODULES)
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -120,31 +153,39 @@ MODULES = {
 @pytest.mark.parametrize("name", MODULES)
 def test_modules(name, dtype, training):
     info, checked = MODULES[name], 0
-    if (
-        name == "AvgPool3d"
-        and dtype == torch.float16
-        or name == "AvgPool3d"
-        and dtype == torch.bfloat16
-    ):
-        # PyTorch has no AvgPool3d in half precision; ours is compared with its float32.
-        half = getattr(inn, name)(2)(torch.ones(1, 1, 2, 2, 2, dtype=dtype))
-        assert half.dtype == dtype and half.item() == 1
+    if name in ("AvgPool3d", "LPPool3d") and dtype.itemsize == 2:
+        # PyTorch has no such mean in half precision; ours gives what it should of ones.
+        arguments = (2, 2) if "LP" in name else (2,)
+        half = getattr(inn, name)(*arguments)(torch.ones(1, 1, 2, 2, 2, dtype=dtype))
+        assert half.dtype == dtype and abs(half.item() - (8**0.5 if "LP" in name else 1)) < 0.01
         return
     for sample in info.module_inputs_func(info, "cpu", dtype, True, training):
         how, forward = sample.constructor_input, sample.forward_input
-        theirs = info.module_cls(*how.args, **how.kwargs).train(training)
-        ours = getattr(inn, name)(*how.args, **how.kwargs).train(training)
+        theirs, ours = (
+            cls(*how.args, **how.kwargs).to(dtype).train(training)
+            for cls in (info.module_cls, getattr(inn, name))
+        )
         assert repr(ours) == repr(theirs)
         note = f"{ours!r} {[tuple(a.shape) for a in forward.args]}"
-        a, b = (m(*forward.args, **forward.kwargs) for m in (ours, theirs))
-        for got, want in zip(_parts(a), _parts(b), strict=True):
-            if name.startswith("Max"):
+        results = []
+        for module in (ours, theirs):
+            torch.manual_seed(0)
+            results.append(module(*forward.args, **forward.kwargs))
+        for got, want in zip(*map(parts, results), strict=True):
+            if "Max" in name:
                 same_bits(got, want, note)
+            elif "LP" in name:
+                eps = torch.finfo(dtype).eps  # some powers and a root, each rounded by PyTorch
+                torch.testing.assert_close(got, want, rtol=16 * eps, atol=16 * eps, equal_nan=True)
             else:
-                terms = terms_of(theirs.kernel_size, int(name[-2]))
+                dims = int(name[-2])
+                plane = forward.args[0].shape[-dims:]
+                if name == "AdaptiveAvgPool3d" and dtype.itemsize == 2:
+                    want = theirs(forward.args[0].double()).to(dtype)
+                terms = terms_of(plane if "Adaptive" in name else theirs.kernel_size, dims)
                 close_averages(got, want, theirs, forward.args[0], terms, note)
         checked += 1
-    assert checked >= 3
+    assert checked >= 2
 
 
 def test_module_errors():

@@ -10,15 +10,7 @@ torch.Size([20, 16, 24, 15])
 
 from __future__ import annotations
 
-from . import functional
-from .modules import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool1d, MaxPool2d, MaxPool3d
+from . import functional, modules
+from .modules import *  # noqa: F403
 
-__all__ = [
-    "AvgPool1d",
-    "AvgPool2d",
-    "AvgPool3d",
-    "MaxPool1d",
-    "MaxPool2d",
-    "MaxPool3d",
-    "functional",
-]
+__all__ = [*modules.__all__, "functional"]

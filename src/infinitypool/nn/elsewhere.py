@@ -2,14 +2,17 @@
 
 What PyTorch's operators can say goes to them as it is. Our own forms, padding that differs
 between the two ends and dilation in an average, are composed from padding, slices and PyTorch's
-operators; that is slower and takes more memory, but means the same.
+operators; that is slower and takes more memory, but means the same. Reducers that PyTorch does not
+have are formulas over the elements of every window, laid out along an axis of their own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from math import comb
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +21,14 @@ from torch import Tensor
 from ..spec import Geometry, PoolSpec, spec_from_text
 
 
-def _pool(x: Tensor, text: str, return_indices: bool) -> Any:
+def _pool(x: Tensor, text: str, *seed: int, return_indices: bool) -> Any:
     spec = spec_from_text(text)
+    if spec.reducer not in ("max", "mean"):
+        return _formula(x, spec, return_indices, *seed)
+    if spec.adaptive is not None:
+        function = getattr(F, f"adaptive_{_WORDS[spec.reducer]}_pool{len(spec.axes)}d")
+        sizes = spec.output_size([x.shape[axis] for axis in spec.axes])
+        return function(x, sizes, *([True] if return_indices else []))
     if spec.pytorch_form:
         padding = [before for before, _ in spec.padding or ()]
         return _pytorch(x, spec, padding, spec.dilation, return_indices)
@@ -29,6 +38,9 @@ def _pool(x: Tensor, text: str, return_indices: bool) -> Any:
     if spec.reducer == "mean":
         return _average(x, spec, geometry)
     return _maximum(x, spec, geometry, return_indices)
+
+
+_WORDS = {"max": "max", "mean": "avg"}
 
 
 def _pytorch(
@@ -145,6 +157,223 @@ def _window_sums(padded: Tensor, spec: PoolSpec, geometry: Geometry) -> Tensor:
             parts.append(padded[tuple(index)])
         padded = sum(parts[1:], start=parts[0])
     return padded
+
+
+# --- formulas ------------------------------------------------------------------------------
+
+
+class _Windows(NamedTuple):
+    """The elements of every window along the last axis, and what is known of them."""
+
+    elements: Tensor  # (..., outputs, taps), half precisions in float32
+    valid: Tensor  # (outputs, taps): whether a tap lies inside the input
+    places: Tensor  # (outputs, taps): its position in the plane
+    kernel_size: Sequence[int]
+
+    def filled(self, value: float) -> Tensor:
+        return torch.where(self.valid, self.elements, value)
+
+
+def _positions(window: tuple[int, ...], size: int, device: Any) -> tuple[Tensor, Tensor]:
+    """Where the taps of every output of one axis lie, and which of them are inside."""
+    outputs = torch.arange(window[-1], device=device)
+    if len(window) == 1:
+        first = torch.div(outputs * size, window[0], rounding_mode="floor")
+        count = -torch.div(-(outputs + 1) * size, window[0], rounding_mode="floor") - first
+        taps = torch.arange(int(count.max()) if window[0] else 0, device=device)
+        positions = first[:, None] + taps
+        valid = taps < count[:, None]
+    else:
+        kernel, stride, before, _, dilation, _ = window
+        taps = torch.arange(kernel, device=device)
+        positions = (outputs * stride - before)[:, None] + taps * dilation
+        valid = (positions >= 0) & (positions < size)
+    return positions.clamp(0, size - 1), valid
+
+
+def _windows(x: Tensor, spec: PoolSpec) -> _Windows:
+    n = len(spec.axes)
+    sizes = [x.shape[axis] for axis in spec.axes]
+    valid: Any = torch.ones((), dtype=torch.bool, device=x.device)
+    places: Any = torch.zeros((), dtype=torch.int64, device=x.device)
+    if x.dtype in (torch.float16, torch.bfloat16):
+        x = x.float()
+    first = x.ndim - n
+    for i, (window, size) in enumerate(zip(spec.windows(sizes), sizes, strict=True)):
+        positions, inside = _positions(window, size, x.device)
+        x = x.index_select(first + i, positions.flatten())
+        x = x.unflatten(first + i, positions.shape).movedim(first + i + 1, -1)
+        # Its outputs and taps among those of all axes.
+        shape = [1] * 2 * n
+        shape[i], shape[n + i] = positions.shape
+        valid = valid & inside.reshape(shape)
+        places = places * size + positions.reshape(shape)
+    return _Windows(
+        x.flatten(-n), valid.flatten(-n), places.flatten(-n), spec.largest_windows(sizes)
+    )
+
+
+def _extremum(w: _Windows, sign: int) -> Tensor:
+    """The first of equal winners; the last NaN wins over everything."""
+    dtype = w.elements.dtype
+    if dtype == torch.bool:
+        return _extremum(w._replace(elements=w.elements.to(torch.uint8)), sign)
+    if dtype.is_floating_point:
+        lost = -sign * torch.inf
+    else:
+        lost = torch.iinfo(dtype).min if sign > 0 else torch.iinfo(dtype).max
+    elements = w.filled(lost)
+    best = elements.detach().amax(-1, True) if sign > 0 else elements.detach().amin(-1, True)
+    # Padding never wins, not even over its equals.
+    first = ((elements == best) & w.valid).to(torch.uint8).argmax(-1)
+    if not dtype.is_floating_point:
+        return first
+    nans = (elements.isnan() & w.valid).flip(-1)
+    last = nans.shape[-1] - 1 - nans.to(torch.uint8).argmax(-1)
+    return torch.where(nans.any(-1), last, first)
+
+
+def _safe_root(s: Tensor, exponent: float) -> Tensor:
+    """The signed root, whose gradient is zero at zero."""
+    zero = s == 0
+    root = torch.where(zero, 1, s.abs()) ** (1 / exponent)
+    return torch.where(zero, 0, root) * s.sign().detach()
+
+
+def _lp(w: _Windows, p: float) -> Tensor:
+    return _safe_root((w.filled(0) ** p).sum(-1), p)
+
+
+def _power_mean(w: _Windows, p: float, floor: float) -> Tensor:
+    raised = w.elements.clamp(min=floor) if floor > -torch.inf else w.elements
+    power = torch.where(w.valid, raised, 1) ** p
+    return _safe_root(torch.where(w.valid, power, 0).sum(-1) / w.valid.sum(-1), p)
+
+
+def _log_sum_exp(w: _Windows, beta: float) -> Tensor:
+    return torch.where(w.valid, beta * w.elements, -torch.inf).logsumexp(-1) / beta
+
+
+def _soft(w: _Windows, beta: float) -> Tensor:
+    weights = torch.where(w.valid, beta * w.elements, -torch.inf).softmax(-1)
+    return torch.where(w.valid, w.elements * weights, 0).sum(-1)
+
+
+def _blur(w: _Windows) -> Tensor:
+    weights = torch.ones(1, dtype=torch.float64)
+    for k in w.kernel_size:
+        row = torch.tensor([comb(k - 1, i) for i in range(k)], dtype=torch.float64) / 2.0 ** (k - 1)
+        weights = torch.outer(weights, row).flatten()
+    return (w.filled(0) * weights.to(w.elements)).sum(-1)
+
+
+def _ranked(w: _Windows, q: float, method: float) -> Tensor:
+    """Places of the element of the rank ``q * (count - 1)``, rounded as the method says."""
+    rank = q * (w.valid.sum(-1) - 1).clamp(min=0).double()
+    rank = (rank.floor, rank.floor, rank.ceil, rank.round)[int(method)]().long()
+    order = w.elements.argsort(dim=-1, stable=True)
+    outside = (~w.valid).expand_as(order).gather(-1, order).to(torch.uint8)
+    order = order.gather(-1, outside.argsort(dim=-1, stable=True))  # padding behind everything
+    place = order.gather(-1, rank.expand(order.shape[:-1])[..., None])[..., 0]
+    return _first_nan(w, place)
+
+
+def _first_nan(w: _Windows, place: Tensor) -> Tensor:
+    """The place of a NaN where there is one."""
+    if not w.elements.dtype.is_floating_point:
+        return place
+    nans = w.elements.isnan() & w.valid
+    return torch.where(nans.any(-1), nans.to(torch.uint8).argmax(-1), place)
+
+
+def _quantile(w: _Windows, q: float, method: float) -> Tensor:
+    lower, higher = (_taken(w, _ranked(w, q, rounding)) for rounding in (1, 2))
+    rank = q * (w.valid.sum(-1) - 1).clamp(min=0).double()
+    fraction = rank - rank.floor()
+    if w.elements.dtype.is_floating_point:
+        between = lower + (higher - lower) * fraction.to(lower.dtype)
+        values = torch.where(lower == higher, lower, between)
+        return torch.where(w.valid.any(-1), values, torch.nan)
+    values = (lower + (higher - lower) * fraction).round()
+    return torch.where(w.valid.any(-1), values, 0)
+
+
+def _drawn(w: _Windows, seed: int) -> Tensor:
+    """Places drawn with probabilities after the elements, by a generator with this seed.
+
+    The draws are as good as those of the CPU's kernel, but not the same.
+    """
+    generator = torch.Generator(w.elements.device).manual_seed(seed)
+    weights = w.filled(0).clamp(min=0).detach()
+    weights = torch.where((weights == torch.inf).any(-1, True), weights == torch.inf, weights)
+    weights = torch.where(weights.sum(-1, True) > 0, weights, w.valid.to(weights.dtype))
+    sums = weights.cumsum(-1)
+    draw = torch.rand(sums.shape[:-1], generator=generator, device=sums.device, dtype=sums.dtype)
+    place = (sums <= (draw * sums[..., -1])[..., None]).sum(-1).clamp(max=sums.shape[-1] - 1)
+    return _first_nan(w, place)
+
+
+def _expected(w: _Windows) -> Tensor:
+    weights = w.filled(0).clamp(min=0)
+    total = weights.sum(-1, True)
+    weights = torch.where(total > 0, weights, w.valid.to(weights.dtype))
+    return (weights * w.filled(0)).sum(-1) / weights.sum(-1)
+
+
+def _taken(w: _Windows, place: Tensor) -> Tensor:
+    return w.elements.gather(-1, place[..., None])[..., 0]
+
+
+class _Formula(NamedTuple):
+    """A reducer's value, and the place of the element that it is where it is one.
+
+    ``empty`` is what it selects from a window without elements, for floats and the others.
+    """
+
+    value: Callable[..., Tensor] | None
+    place: Callable[..., Tensor] | None = None
+    selects: Callable[..., bool] = lambda *parameters: False
+    empty: tuple[Any, Callable[[torch.dtype], Any]] = (torch.nan, lambda dtype: 0)
+
+
+_FORMULAS = {
+    "max": _Formula(
+        None, lambda w: _extremum(w, 1), lambda: True, (-torch.inf, lambda d: torch.iinfo(d).min)
+    ),
+    "min": _Formula(
+        None, lambda w: _extremum(w, -1), lambda: True, (torch.inf, lambda d: torch.iinfo(d).max)
+    ),
+    "sum": _Formula(lambda w: w.filled(0).sum(-1)),
+    "lp": _Formula(_lp),
+    "power_mean": _Formula(_power_mean),
+    "log_sum_exp": _Formula(_log_sum_exp),
+    "soft": _Formula(_soft),
+    "blur": _Formula(_blur),
+    "quantile": _Formula(_quantile, _ranked, lambda q, method: method != 0),
+    "stochastic": _Formula(
+        lambda w, expectation, seed: _expected(w),
+        lambda w, expectation, seed: _drawn(w, seed),
+        lambda expectation, seed: not expectation,
+    ),
+}
+
+
+def _formula(x: Tensor, spec: PoolSpec, return_indices: bool, *seed: int) -> Any:
+    formula, parameters = _FORMULAS[spec.reducer], (*spec.parameters, *seed)
+    w = _windows(x, spec)
+    if not formula.selects(*parameters):
+        return formula.value(w, *parameters).to(x.dtype)
+    place, some = formula.place(w, *parameters), w.valid.any(-1)
+    values = _taken(w, place).to(x.dtype)
+    if x.dtype == torch.bool:
+        values = values & some if spec.reducer == "max" else values | ~some
+    else:
+        empty = formula.empty[0] if x.is_floating_point() else formula.empty[1](x.dtype)
+        values = torch.where(some, values, empty)
+    if not return_indices:
+        return values
+    places = w.places.expand_as(w.elements).gather(-1, place[..., None])[..., 0]
+    return values, torch.where(some, places, -1)
 
 
 # What the operator that gives this beside the values gives elsewhere.

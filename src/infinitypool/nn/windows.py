@@ -1,0 +1,337 @@
+"""The functions that reduce windows of a tensor, under PyTorch's names: a factory for each form.
+
+A function is made for one, two and three pooled axes. What all of them do with their arguments is
+in :func:`runner`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from marshal import dumps
+from math import inf, prod
+from typing import Any
+
+import torch
+import torch.nn.functional as theirs
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
+
+from ..plan import Cache, is_exact
+from ..spec import KINDS, TORCH, PoolSpec, adaptive_spec, pool_spec, spec_from_text
+from . import elsewhere
+from .documents import ADAPTIVE_DOC, AVG_DOC, LP_DOC, MAX_DOC, document
+from .ops import OPS, call
+
+WINDOW = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+
+
+def check_tensor(name: str, x: object) -> bool:
+    """Refuse what is no tensor; say whether it is one whose type wants to see operators."""
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"{name}(): argument 'input' (position 1) must be Tensor, not {type(x).__name__}"
+        )
+    return type(x).__torch_dispatch__ is not torch._C._disabled_torch_dispatch_impl
+
+
+def _tuple(value: Any) -> tuple[Any, ...] | list[Any]:
+    return value if isinstance(value, (tuple, list)) else (value, value)
+
+
+def runner(
+    name: str, reducer: str, n: int, extra: str, spec_of: Callable[..., PoolSpec]
+) -> Callable[..., Any]:
+    """What all functions do with their arguments; ``spec_of`` reads them.
+
+    The function that is returned has ``text_of``, from the arguments to the spec's text.
+    """
+    operator, other = OPS[reducer].forward[extra], elsewhere.POOL[extra]
+    axes = tuple(range(-n, 0))
+    texts = Cache()
+
+    def text_of(*arguments: Any) -> str:
+        try:
+            key = dumps(arguments, 2)
+            text = texts.get(key)
+        except ValueError:  # something that marshal does not know
+            text = None
+        if text is None:
+            text = spec_of(*arguments, axes=axes, front=TORCH).text
+            if all(type(value) is float or is_exact(value) for value in arguments):
+                texts.keep(key, text)
+        return text
+
+    def run(input: Tensor, *arguments: Any, seed: tuple[int, ...] = ()) -> Any:
+        text = text_of(*arguments)
+        if type(input) is not Tensor and check_tensor(name, input):
+            return other(input, text, *seed)
+        if input.is_quantized and len(_tuple(arguments[0])) < n == 2:
+            raise RuntimeError(
+                f"{name}: kernel_size={arguments[0]} must be an int or have {n} entries where the "
+                "input is quantised"
+            )
+        return call(operator, input, text, *seed)
+
+    run.text_of = text_of  # type: ignore[attr-defined]
+    return run
+
+
+def regular(name: str, reducer: str, n: int, extra: str, names: tuple[str, ...]) -> Any:
+    """A runner whose arguments are those of :func:`pool_spec` with these ``names``."""
+
+    def spec_of(*arguments: Any, **where: Any) -> PoolSpec:
+        return pool_spec(name, reducer, **dict(zip(names, arguments, strict=True)), **where)
+
+    return runner(name, reducer, n, extra, spec_of)
+
+
+def of_kind(kind: str, name: str, reducer: str, n: int) -> Any:
+    """A runner whose arguments are the window's and then the kind's own."""
+    own = [argument.name for argument in KINDS[kind].arguments]
+
+    def spec_of(*arguments: Any, **where: Any) -> PoolSpec:
+        window = dict(zip(WINDOW, arguments, strict=False))
+        values = dict(zip(own, arguments[len(WINDOW) :], strict=True))
+        reduction = KINDS[kind].reduce(name, values, TORCH)
+        return pool_spec(name, reducer, **window, parameters=reduction.parameters, **where)
+
+    return runner(name, reducer, n, "none", spec_of)
+
+
+# --- maxima, minima and means --------------------------------------------------------------
+
+
+def _extremum(word: str, n: int, always_indices: bool = False) -> Callable[..., Any]:
+    name = f"{word}_pool{n}d"
+    values = regular(name, word, n, "none", WINDOW)
+    values_and_indices = regular(f"{name}_with_indices", word, n, "plane", WINDOW)
+
+    def function(
+        input: Tensor,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+        return_indices: bool = always_indices,
+    ) -> Any:
+        if has_torch_function_unary(input):
+            return handle_torch_function(
+                function,
+                (input,),
+                input,
+                kernel_size,
+                stride=stride,
+                padding=padding,
+                dilation=dilation,
+                ceil_mode=ceil_mode,
+                return_indices=return_indices,
+            )
+        run = values_and_indices if always_indices or return_indices else values
+        return run(input, kernel_size, stride, padding, dilation, ceil_mode)
+
+    name += "_with_indices" if always_indices else ""
+    return document(function, name, n, MAX_DOC, word=word)
+
+
+def _avg_pool(n: int) -> Callable[..., Any]:
+    name = f"avg_pool{n}d"
+    names = (
+        "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override",
+        "dilation",
+    )  # fmt: skip
+    values = regular(name, "mean", n, "none", names)
+
+    def function(
+        input: Tensor,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+        *,
+        dilation: Any = 1,
+    ) -> Tensor:
+        if has_torch_function_unary(input):
+            return handle_torch_function(
+                public,
+                (input,),
+                input,
+                kernel_size,
+                stride=stride,
+                padding=padding,
+                ceil_mode=ceil_mode,
+                count_include_pad=count_include_pad,
+                dilation=dilation,
+                **({} if n == 1 else {"divisor_override": divisor_override}),
+            )
+        return values(
+            input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override,
+            dilation,
+        )  # fmt: skip
+
+    public: Callable[..., Any] = function
+    if n == 1:  # PyTorch's has no divisor_override, and neither may a position stand for one
+
+        def public(
+            input: Tensor,
+            kernel_size: Any,
+            stride: Any = None,
+            padding: Any = 0,
+            ceil_mode: bool = False,
+            count_include_pad: bool = True,
+            *,
+            dilation: Any = 1,
+        ) -> Tensor:
+            return function(
+                input, kernel_size, stride, padding, ceil_mode, count_include_pad, dilation=dilation
+            )
+
+    return document(public, name, n, AVG_DOC)
+
+
+# --- adaptive ------------------------------------------------------------------------------
+
+
+def _adaptive(word: str, reducer: str, n: int, form: str = "values") -> Callable[..., Any]:
+    """``form``: "values", "chosen" by return_indices, or "indices" always."""
+    name = f"adaptive_{word}_pool{n}d"
+
+    def bound(name: str, extra: str) -> Any:
+        def spec_of(output_size: Any, **where: Any) -> PoolSpec:
+            return adaptive_spec(name, reducer, output_size, **where)
+
+        return runner(name, reducer, n, extra, spec_of)
+
+    def read(input: Any, output_size: Any) -> Any:
+        """PyTorch looks at several sizes one by one, whatever holds them."""
+        if n == 1 or isinstance(output_size, int):
+            return output_size
+        if not isinstance(output_size, (tuple, list)) and hasattr(output_size, "__len__"):
+            output_size = list(output_size)
+        if isinstance(output_size, (tuple, list)) and isinstance(input, Tensor):
+            if input.ndim <= len(output_size):
+                raise ValueError(
+                    f"{name}: input of shape {tuple(input.shape)} must have more axes than "
+                    f"output_size={output_size} has entries"
+                )
+        return output_size
+
+    def is_plain_mean(input: Any, output_size: Any) -> bool:
+        """PyTorch's mean of whole planes takes any axes in front, empty planes, and complex."""
+        return (
+            reducer == "mean"
+            and n > 1
+            and isinstance(input, Tensor)
+            and (input.ndim not in (n + 1, n + 2) or 0 in input.shape or input.is_complex())
+            and output_size in (1, (1,) * n, [1] * n)
+        )
+
+    values = bound(name, "none")
+    if form == "values":
+
+        def function(input: Tensor, output_size: Any) -> Tensor:
+            if has_torch_function_unary(input):
+                return handle_torch_function(function, (input,), input, output_size)
+            output_size = read(input, output_size)
+            if is_plain_mean(input, output_size):
+                return getattr(theirs, name)(input, output_size)
+            return values(input, output_size)
+
+    else:
+        always = form == "indices"
+        values_and_indices = bound(f"{name}_with_indices", "plane")
+
+        def function(input: Tensor, output_size: Any, return_indices: bool = always) -> Any:
+            if has_torch_function_unary(input):
+                return handle_torch_function(
+                    function, (input,), input, output_size, return_indices=return_indices
+                )
+            output_size = read(input, output_size)
+            run = values_and_indices if always or return_indices else values
+            return run(input, output_size)
+
+    name += "_with_indices" if form == "indices" else ""
+    return document(function, name, n, ADAPTIVE_DOC, word=word)
+
+
+# --- power sums ----------------------------------------------------------------------------
+
+
+def valid_counts(spec: PoolSpec, shape: tuple[int, ...]) -> Tensor:
+    """How many elements of every window lie inside the input; int64 of the outputs' shape."""
+    sizes = [shape[axis] for axis in spec.axes]
+    counts = torch.ones((), dtype=torch.int64)
+    for size, (kernel, stride, before, _, dilation, out) in zip(
+        sizes, spec.windows(sizes), strict=True
+    ):
+        start = torch.arange(out) * stride - before
+        end = torch.div(size - 1 - start, dilation, rounding_mode="floor") + 1
+        first = torch.div(dilation - 1 - start, dilation, rounding_mode="floor")
+        count = (end.clamp(max=kernel) - first.clamp(min=0)).clamp(min=0)
+        counts = counts[..., None] * count
+    return counts
+
+
+def _lp_pool(n: int) -> Callable[..., Any]:
+    name = f"lp_pool{n}d"
+    run = of_kind("lp", name, "lp", n)
+    largest = _extremum("max", n)
+
+    def function(
+        input: Tensor, norm_type: float, kernel_size: Any, stride: Any = None,
+        ceil_mode: bool = False,
+    ) -> Tensor:  # fmt: skip
+        if has_torch_function_unary(input):
+            return handle_torch_function(
+                function,
+                (input,),
+                input,
+                norm_type,
+                kernel_size,
+                stride=stride,
+                ceil_mode=ceil_mode,
+            )
+        check_tensor(name, input)
+        if isinstance(norm_type, Tensor) or not input.is_floating_point():
+            # A power that is learned, and integers, which PyTorch has made floats by the root.
+            return getattr(theirs, name)(input, norm_type, kernel_size, stride, ceil_mode)
+        if norm_type == inf:
+            return largest(input.abs(), kernel_size, stride, 0, 1, ceil_mode)
+        arguments = kernel_size, stride, 0, 1, ceil_mode, norm_type
+        result = run(input, *arguments)
+        if not ceil_mode:
+            return result
+        # A window over the end counts as if its mean went on, as in PyTorch's.
+        spec = spec_from_text(run.text_of(*arguments))
+        counts = valid_counts(spec, tuple(input.shape))
+        whole = prod(spec.kernel_size)
+        if counts.numel() == 0 or bool((counts == whole).all()):
+            return result
+        factor = (whole / counts.double()) ** (1 / norm_type)
+        return result * factor.to(result)
+
+    return document(function, name, n, LP_DOC)
+
+
+# --- what there is -------------------------------------------------------------------------
+
+max_pool1d, max_pool2d, max_pool3d = (_extremum("max", n) for n in (1, 2, 3))
+max_pool1d_with_indices, max_pool2d_with_indices, max_pool3d_with_indices = (
+    _extremum("max", n, True) for n in (1, 2, 3)
+)
+min_pool1d, min_pool2d, min_pool3d = (_extremum("min", n) for n in (1, 2, 3))
+avg_pool1d, avg_pool2d, avg_pool3d = (_avg_pool(n) for n in (1, 2, 3))
+lp_pool1d, lp_pool2d, lp_pool3d = (_lp_pool(n) for n in (1, 2, 3))
+adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d = (
+    _adaptive("avg", "mean", n) for n in (1, 2, 3)
+)
+adaptive_max_pool1d, adaptive_max_pool2d, adaptive_max_pool3d = (
+    _adaptive("max", "max", n, "chosen") for n in (1, 2, 3)
+)
+(
+    adaptive_max_pool1d_with_indices,
+    adaptive_max_pool2d_with_indices,
+    adaptive_max_pool3d_with_indices,
+) = (_adaptive("max", "max", n, "indices") for n in (1, 2, 3))
