@@ -11,7 +11,7 @@ import infinitypool as ip
 import oracle
 from engine import backward, forward, offset_dtype
 from infinitypool import _core
-from strategies import LAYOUTS, OPS, Guarded, arranged, cases, numbers
+from strategies import LAYOUTS, OPS, Guarded, arranged, cases
 
 FUNCTIONS = {"max": ip.max_pool, "min": ip.min_pool, "mean": ip.avg_pool, "sum": ip.sum_pool}
 

@@ -193,9 +193,11 @@ GRADIENTS = [
 ]
 
 
-def _specs(reducer, parameters, dims):
+def _specs(reducer, parameters, dims, empty=False):
+    """Specs with windows of every kind; ``empty``: also some without an element."""
     axes = tuple(range(-dims, 0))
-    for named in (*WINDOWS, {"kernel_size": 3, "stride": 3, "padding": [(2, 1)] * dims}):
+    wide = {"kernel_size": 3, "stride": 3, "padding": [(5 if empty else 2, 1)] * dims}
+    for named in (*WINDOWS, wide):
         yield pool_spec("f", reducer, **named, axes=axes, front=TORCH, parameters=parameters)
     for out in (1, 3, 7) if reducer != "blur" else ():
         yield adaptive_spec("f", reducer, out, axes=axes, front=TORCH, parameters=parameters)
@@ -223,7 +225,7 @@ def test_kernels_agree_with_what_is_composed_elsewhere(reducer, parameters, posi
     """Two ways to the same: values, places, and derivatives, also of torch.func and forward mode."""
     x = _distinct((2, 2, *SIZES[:dims]), positive=positive)
     forward = OPS[reducer].forward
-    for spec in _specs(reducer, parameters, dims):
+    for spec in _specs(reducer, parameters, dims, empty=True):
         leaf = x.clone().requires_grad_()
         y, z = forward["none"](leaf, spec.text), elsewhere.POOL["none"](leaf, spec.text)
         note = spec.text

@@ -49,10 +49,11 @@ struct quantile {
       const double nearest = (value + 0x1.8p52) - 0x1.8p52;  // ties to even
       return A(std::conditional_t<sizeof(A) < 4, std::int32_t, std::int64_t>(nearest));
     } else {  // from a upwards: the distance may be wider than a double's digits, and than A
-      const double d = double(std::uint64_t(b) - std::uint64_t(a)) * part;
-      const double whole = __builtin_floor(d), rest = d - whole;
-      std::uint64_t v = std::uint64_t(a) + std::uint64_t(whole);
-      v += rest > 0.5 || (rest == 0.5 && (v & 1));
+      const auto distance = static_cast<unsigned __int128>(std::uint64_t(b) - std::uint64_t(a));
+      const auto way = distance * std::uint64_t(part * 0x1p63);  // in units of 2^-63
+      const std::uint64_t rest = std::uint64_t(way) & ((std::uint64_t(1) << 63) - 1), half = std::uint64_t(1) << 62;
+      std::uint64_t v = std::uint64_t(a) + std::uint64_t(way >> 63);
+      v += rest > half || (rest == half && (v & 1));
       return A(v);
     }
   }

@@ -256,7 +256,8 @@ def _log_sum_exp(w: _Windows, beta: float) -> Tensor:
 
 def _soft(w: _Windows, beta: float) -> Tensor:
     weights = torch.where(w.valid, beta * w.elements, -torch.inf).softmax(-1)
-    return torch.where(w.valid, w.elements * weights, 0).sum(-1)
+    mean = (w.filled(0) * torch.where(w.valid, weights, 0)).sum(-1)
+    return torch.where(w.valid.any(-1), mean, torch.nan)
 
 
 def _blur(w: _Windows) -> Tensor:

@@ -107,8 +107,9 @@ def _quantile_pool(n: int) -> tuple[Callable[..., Tensor], Callable[..., Tensor]
     def between(run: Callable[..., Any], x: Tensor, window: tuple[Any, ...], q: float) -> Tensor:
         """From two elements of every window, so that each gets its share of the gradient."""
         lower = run(x, *window, q, "lower")
-        ranks = q * (valid_counts(spec_from_text(run.text_of(*window, q, "lower")), x.shape) - 1)
-        fraction = ranks.double() - ranks.double().floor()
+        counts = valid_counts(spec_from_text(run.text_of(*window, q, "lower")), x.shape)
+        ranks = q * (counts.double() - 1)
+        fraction = ranks - ranks.floor()
         if not bool(fraction.any()):
             return lower
         higher = run(x, *window, q, "higher")
@@ -226,7 +227,7 @@ gem_pool1d, gem_pool2d, gem_pool3d = (
         n,
         lambda w: (sum(v**4 for v in w) / len(w)) ** (1 / 4),
         ", p=4",
-        "p may be a tensor, and learned",
+        "    A tensor is possible, and learned where it requires a gradient.",
     )
     for n in (1, 2, 3)
 )
