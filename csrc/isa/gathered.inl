@@ -17,6 +17,14 @@ namespace infinitypool::INFINITYPOOL_ISA {
 
 namespace gathered {
 
+// Loops over windows that stand for themselves: inlined into what is around them, compilers tend to give up on
+// their vectors.
+#if defined(__GNUC__)
+#define INFINITYPOOL_LOOP [[gnu::noinline]] static
+#else
+#define INFINITYPOOL_LOOP static
+#endif
+
 // Up to kWindowsAtATime windows, from the at-th of every tap on.
 template <class A>
 struct Side {
@@ -40,18 +48,24 @@ struct Slope {
   }
 };
 
-// Every window's largest sign * x; a NaN if there is one.
+// Every window's largest sign * x. A NaN may be passed over: it comes up again in the sum of exponentials.
+template <class A>
+INFINITYPOOL_LOOP void raise(A* __restrict peak, const A* __restrict x, Index n, A sign) {
+  for (Index i = 0; i < n; ++i) {
+    const A v = sign * x[i];
+    peak[i] = v > peak[i] ? v : peak[i];
+  }
+}
 template <class A>
 void find_peak(A* __restrict peak, const Side<A>& w, const Slope<A>& slope) {
-  const A sign = slope.sign;
-  for (Index i = 0; i < w.n; ++i) peak[i] = sign * w.tap[0][w.at + i];
-  for (Index j = 1; j < w.count; ++j) {
-    const A* x = w.tap[j] + w.at;
-    for (Index i = 0; i < w.n; ++i) {
-      const A v = sign * x[i];
-      peak[i] = (v > peak[i]) | is_nan(v) ? v : peak[i];
-    }
-  }
+  for (Index i = 0; i < w.n; ++i) peak[i] = slope.sign * w.tap[0][w.at + i];
+  for (Index j = 1; j < w.count; ++j) raise(peak, w.tap[j] + w.at, w.n, slope.sign);
+}
+
+// How far v lies below the peak: not at all where both are infinite.
+template <class A>
+inline A below(A v, A peak) {
+  return v == peak ? A(0) : v - peak;
 }
 
 // As one comparison and two choices, it swaps both or none: zeros of either sign are kept.
@@ -73,6 +87,7 @@ void sort_windows(const Side<A>& w, Index low, Index high, Use use) {
     for (Index e = 0; e < w.all->exchanges; ++e) {
       A* __restrict a = sorted[w.all->network[e].low];
       A* __restrict b = sorted[w.all->network[e].high];
+#pragma GCC ivdep
       for (Index i = 0; i < kPiece; ++i) exchange(a[i], b[i]);
     }
     use(w.result + first, sorted[low], sorted[high], m);

@@ -6,12 +6,13 @@
 template <class A>
 inline constexpr A kRounder = sizeof(A) == 8 ? A(0x1.8p52) : A(0x1.8p23);
 
-// e^x for x <= 700 (double) or 85 (float); results below 2^-1020 or 2^-125 are 0. Within one unit in the last
-// place or so: x = n ln 2 + r, and the Taylor series of e^r, |r| <= ln 2 / 2.
+// e^x for x <= 700 (double) or 85 (float); results below the least normal number are 0, as n then has the
+// exponent of 0. Within one unit in the last place or so: x = n ln 2 + r, and the Taylor series of e^r,
+// |r| <= ln 2 / 2.
 template <class A>
 inline A exp_of(A x) {
   constexpr bool wide = sizeof(A) == 8;
-  constexpr A least = wide ? A(-707) : A(-86.6);
+  constexpr A least = wide ? A(-709.2) : A(-88);  // n is -1023 or -127
   constexpr A high = wide ? A(0x1.62e42fefa3800p-1) : A(0x1.63p-1);  // ln 2 in two parts: n * high is exact
   constexpr A low = wide ? A(0x1.ef35793c76730p-45) : A(-0x1.bd0106p-13);
   const A t = x < least ? least : x;
@@ -36,10 +37,8 @@ inline A exp_of(A x) {
   tail = tail * r + A(1.0 / 6);
   tail = tail * r + A(0.5);
   const A value = A(1) + (r + tail * (r * r));
-  A scaled;
-  if constexpr (wide) scaled = value * bits_as<double>((bits_as<std::uint64_t>(shifted) << 52) + 0x3ff0000000000000u);
-  else scaled = value * bits_as<float>((bits_as<std::uint32_t>(shifted) << 23) + 0x3f800000u);
-  return x < least ? A(0) : scaled;
+  if constexpr (wide) return value * bits_as<double>((bits_as<std::uint64_t>(shifted) << 52) + 0x3ff0000000000000u);
+  else return value * bits_as<float>((bits_as<std::uint32_t>(shifted) << 23) + 0x3f800000u);
 }
 
 // ln x of a double that is 0, infinite or normal and positive; NaN for NaN. x = 2^n (1 + f), and with
@@ -76,7 +75,7 @@ inline double power_of(double x, double p) {
   constexpr double infinity = std::numeric_limits<double>::infinity();
   const double a = x < 0 ? -x : x;
   double e = p * log_of(a);
-  e = e < -707 ? -707 : e > 700 ? 700 : e;  // beyond every float
+  e = e < -700 ? -700 : e > 700 ? 700 : e;  // beyond every float
   const double y = exp_of(e);
   const double edge = (a == 0) == (p > 0) ? 0 : infinity;
   return a == 0 || a == infinity ? edge : y;

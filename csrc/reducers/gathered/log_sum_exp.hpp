@@ -11,31 +11,37 @@ struct log_sum_exp {
   }
 
   template <class A>
+  INFINITYPOOL_LOOP void add(A* __restrict sum, const A* __restrict x, const A* __restrict peak, Index n,
+                             const Slope<A> slope) {
+    for (Index i = 0; i < n; ++i) sum[i] += exp_of(slope.size * below(slope.sign * x[i], peak[i]));
+  }
+
+  template <class A>
+  INFINITYPOOL_LOOP void finish(A* __restrict result, const A* __restrict sum, const A* __restrict peak, Index n,
+                                const Slope<A> slope) {
+    for (Index i = 0; i < n; ++i) result[i] = slope.sign * (peak[i] + log_of(sum[i]) / slope.size);
+  }
+
+  template <class A>
   static void reduce(const Side<A>& w, const Parameters& p) {
     const Slope<A> slope(p.at[0]);
     A peak[kWindowsAtATime], sum[kWindowsAtATime] = {};
     find_peak(peak, w, slope);
-    for (Index j = 0; j < w.count; ++j) {
-      const A* x = w.tap[j] + w.at;
-      for (Index i = 0; i < w.n; ++i) sum[i] += exp_of(slope.size * (slope.sign * x[i] - peak[i]));
-    }
-    for (Index i = 0; i < w.n; ++i) {
-      const A value = peak[i] + log_of(sum[i]) / slope.size;
-      w.result[i] = slope.sign * (peak[i] - peak[i] == 0 ? value : peak[i]);  // infinite and NaN peaks stay
-    }
+    for (Index j = 0; j < w.count; ++j) add(sum, w.tap[j] + w.at, peak, w.n, slope);
+    finish(w.result, sum, peak, w.n, slope);
   }
 
-  // d result / d x = e^(beta (x - result)). An infinite result comes from its infinite elements alone.
+  // d result / d x = e^(beta (x - result)). Infinite elements share as the peaks they are.
+  template <class A>
+  INFINITYPOOL_LOOP void give(A* __restrict sum, const A* __restrict x, const A* __restrict result,
+                              const A* __restrict grad, Index n, const Slope<A> slope) {
+    for (Index i = 0; i < n; ++i)
+      sum[i] += grad[i] * exp_of(slope.size * below(slope.sign * x[i], slope.sign * result[i]));
+  }
+
   template <class A>
   static void share(const Side<A>& w, const Parameters& p) {
-    const A beta = A(p.at[0]);
-    for (Index j = 0; j < w.count; ++j) {
-      const A* x = w.tap[j] + w.at;
-      A* sum = w.sum[j] + w.at;
-      for (Index i = 0; i < w.n; ++i) {
-        const A weight = x[i] == w.result[i] ? A(1) : exp_of(beta * (x[i] - w.result[i]));
-        sum[i] += w.grad[i] * weight;
-      }
-    }
+    const Slope<A> slope(p.at[0]);
+    for (Index j = 0; j < w.count; ++j) give(w.sum[j] + w.at, w.tap[j] + w.at, w.result, w.grad, w.n, slope);
   }
 };

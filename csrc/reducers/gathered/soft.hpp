@@ -13,17 +13,20 @@ struct soft {
 
   // The sums of the weights and of weight * (w - peak), both from the peak down.
   template <class A>
+  INFINITYPOOL_LOOP void add(A* __restrict weights, A* __restrict sum, const A* __restrict x, const A* __restrict peak,
+                             Index n, const Slope<A> slope) {
+    for (Index i = 0; i < n; ++i) {
+      const A d = below(slope.sign * x[i], peak[i]), e = exp_of(slope.size * d);
+      weights[i] += e;
+      sum[i] += (e > 0 ? d : A(0)) * e;  // an infinite distance has no weight
+    }
+  }
+
+  template <class A>
   static void add_up(const Side<A>& w, const Slope<A>& slope, A* peak, A* weights, A* sum) {
     find_peak(peak, w, slope);
     for (Index i = 0; i < w.n; ++i) weights[i] = sum[i] = 0;
-    for (Index j = 0; j < w.count; ++j) {
-      const A* x = w.tap[j] + w.at;
-      for (Index i = 0; i < w.n; ++i) {
-        const A d = slope.sign * x[i] - peak[i], e = exp_of(slope.size * d);
-        weights[i] += e;
-        sum[i] += e > 0 ? d * e : 0;  // an infinite distance has no weight
-      }
-    }
+    for (Index j = 0; j < w.count; ++j) add(weights, sum, w.tap[j] + w.at, peak, w.n, slope);
   }
 
   template <class A>
@@ -31,33 +34,30 @@ struct soft {
     const Slope<A> slope(p.at[0]);
     A peak[kWindowsAtATime], weights[kWindowsAtATime], sum[kWindowsAtATime];
     add_up(w, slope, peak, weights, sum);
-    for (Index i = 0; i < w.n; ++i) {
-      const A value = peak[i] + sum[i] / weights[i];
-      w.result[i] = slope.sign * (peak[i] - peak[i] == 0 ? value : peak[i]);
+    for (Index i = 0; i < w.n; ++i) w.result[i] = slope.sign * (peak[i] + sum[i] / weights[i]);
+  }
+
+  // d result / d x = softmax(x) (1 + beta (x - result)), with `scale` the gradient over the sum of the weights and
+  // `mean` the result's distance from the peak. Infinite peaks share an infinite result's gradient.
+  template <class A>
+  INFINITYPOOL_LOOP void give(A* __restrict to, const A* __restrict x, const A* __restrict peak,
+                              const A* __restrict scale, const A* __restrict mean, Index n, const Slope<A> slope) {
+    for (Index i = 0; i < n; ++i) {
+      const A d = below(slope.sign * x[i], peak[i]), e = exp_of(slope.size * d);
+      const A weight = A(1) + slope.size * (d - mean[i]);
+      to[i] += scale[i] * (e * (e > 0 ? weight : A(0)));
     }
   }
 
-  // d result / d x = softmax(x) (1 + beta (x - result)). An infinite result takes its gradient from the
-  // infinite elements.
   template <class A>
   static void share(const Side<A>& w, const Parameters& p) {
     const Slope<A> slope(p.at[0]);
-    A peak[kWindowsAtATime], scale[kWindowsAtATime], sum[kWindowsAtATime], mean[kWindowsAtATime];
-    add_up(w, slope, peak, scale, sum);
+    A peak[kWindowsAtATime], scale[kWindowsAtATime], mean[kWindowsAtATime];
+    add_up(w, slope, peak, scale, mean);
     for (Index i = 0; i < w.n; ++i) {
-      const bool finite = peak[i] - peak[i] == 0;
-      mean[i] = sum[i] / scale[i];  // the result's distance from the peak
-      scale[i] = finite || is_nan(peak[i]) ? w.grad[i] / scale[i] : w.grad[i];
+      mean[i] /= scale[i];
+      scale[i] = w.grad[i] / scale[i];
     }
-    for (Index j = 0; j < w.count; ++j) {
-      const A* x = w.tap[j] + w.at;
-      A* to = w.sum[j] + w.at;
-      for (Index i = 0; i < w.n; ++i) {
-        const A v = slope.sign * x[i], d = v - peak[i], e = exp_of(slope.size * d);
-        const A weight = e > 0 || is_nan(d) ? e * (A(1) + slope.size * (d - mean[i])) : A(0);
-        const bool infinite = peak[i] - peak[i] != 0 && !is_nan(peak[i]);
-        to[i] += scale[i] * (infinite ? A(v == peak[i]) : weight);
-      }
-    }
+    for (Index j = 0; j < w.count; ++j) give(w.sum[j] + w.at, w.tap[j] + w.at, peak, scale, mean, w.n, slope);
   }
 };

@@ -21,6 +21,24 @@ struct stochastic {
     else choose(w);
   }
 
+  template <class A>
+  INFINITYPOOL_LOOP void add_weights(double* __restrict total, const A* __restrict x, Index n) {
+    for (Index i = 0; i < n; ++i) total[i] += double(x[i] > 0 ? x[i] : A(0));
+  }
+
+  template <class A>
+  INFINITYPOOL_LOOP void pass(double* __restrict passed, std::uint32_t* __restrict at, std::uint32_t* __restrict nan_at,
+                              A* __restrict result, const A* __restrict x, const double* __restrict threshold, Index n,
+                              std::uint32_t place, std::uint32_t none) {
+    for (Index i = 0; i < n; ++i) passed[i] += double(x[i] > 0 ? x[i] : A(0));
+    for (Index i = 0; i < n; ++i) {
+      const bool reached = (passed[i] > threshold[i]) | (passed[i] == infinity);
+      at[i] = (at[i] == none) & reached ? place : at[i];
+    }
+    for (Index i = 0; i < n; ++i) nan_at[i] = is_nan(x[i]) ? place : nan_at[i];
+    for (Index i = 0; i < n; ++i) result[i] = at[i] == place ? x[i] : result[i];
+  }
+
   // The first element at which the weights up to it exceed draw * total. A draw is at most 1 - 2^-52, so
   // that there always is one.
   template <class A>
@@ -28,27 +46,15 @@ struct stochastic {
     const auto none = std::uint32_t(w.count);
     double total[kWindowsAtATime] = {}, passed[kWindowsAtATime] = {};
     std::uint32_t at[kWindowsAtATime], nan_at[kWindowsAtATime];
-    for (Index j = 0; j < w.count; ++j) {
-      const A* x = w.tap[j] + w.at;
-      for (Index i = 0; i < w.n; ++i) total[i] += x[i] > 0 ? double(x[i]) : 0.0;
-    }
+    for (Index j = 0; j < w.count; ++j) add_weights(total, w.tap[j] + w.at, w.n);
     for (Index i = 0; i < w.n; ++i) {
       at[i] = total[i] > 0 ? none : std::uint32_t(std::int32_t(w.draw[i] * double(w.count)));
       nan_at[i] = none;
       total[i] *= w.draw[i] > 0 ? w.draw[i] : 0x1p-80;
       w.result[i] = 0;
     }
-    for (Index j = 0; j < w.count; ++j) {
-      const A* x = w.tap[j] + w.at;
-      const auto place = std::uint32_t(j);
-      for (Index i = 0; i < w.n; ++i) {
-        passed[i] += x[i] > 0 ? double(x[i]) : 0.0;
-        const bool reached = (passed[i] > total[i]) | (passed[i] == infinity);
-        at[i] = (at[i] == none) & reached ? place : at[i];
-        nan_at[i] = is_nan(x[i]) ? place : nan_at[i];
-        w.result[i] = at[i] == place ? x[i] : w.result[i];
-      }
-    }
+    for (Index j = 0; j < w.count; ++j)
+      pass(passed, at, nan_at, w.result, w.tap[j] + w.at, total, w.n, std::uint32_t(j), none);
     for (Index i = 0; i < w.n; ++i) {
       const bool nan = nan_at[i] != none;
       w.result[i] = nan ? std::numeric_limits<A>::quiet_NaN() : w.result[i];
@@ -60,15 +66,18 @@ struct stochastic {
   template <class A>
   static void add_up(const Side<A>& w, double* total, double* squares, double* plain, A* nan) {
     for (Index i = 0; i < w.n; ++i) total[i] = squares[i] = plain[i] = 0, nan[i] = 0;
-    for (Index j = 0; j < w.count; ++j) {
-      const A* x = w.tap[j] + w.at;
-      for (Index i = 0; i < w.n; ++i) {
-        const double v = x[i], weight = x[i] > 0 ? v : 0.0;
-        total[i] += weight;
-        squares[i] += weight * weight;
-        plain[i] += v;
-        nan[i] = is_nan(x[i]) ? x[i] : nan[i];
-      }
+    for (Index j = 0; j < w.count; ++j) add(total, squares, plain, nan, w.tap[j] + w.at, w.n);
+  }
+
+  template <class A>
+  INFINITYPOOL_LOOP void add(double* __restrict total, double* __restrict squares, double* __restrict plain,
+                             A* __restrict nan, const A* __restrict x, Index n) {
+    for (Index i = 0; i < n; ++i) {
+      const double v = x[i], weight = double(x[i] > 0 ? x[i] : A(0));
+      total[i] += weight;
+      squares[i] += weight * weight;
+      plain[i] += v;
+      nan[i] = is_nan(x[i]) ? x[i] : nan[i];
     }
   }
 
