@@ -173,6 +173,8 @@ void in_pieces(const Windows& w, Each each) {
 
 template <class R, class A>
 void reduce(const Windows& w, const Parameters& p) {
+  if constexpr (requires { R::template reduce_all<A>(w, p); })
+    if (R::template reduce_all<A>(w, p)) return;
   in_pieces<A>(w, [&](const Side<A>& side) { R::reduce(side, p); });
 }
 

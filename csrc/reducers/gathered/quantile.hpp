@@ -72,39 +72,82 @@ struct quantile {
     return a < b ? b : a;
   }
 
-  // The median of three by three. A sorted column serves three windows: the median is the middle one of the
-  // columns' largest least, middle middle and least largest elements. False if there is a NaN.
   template <class A>
-  INFINITYPOOL_LOOP bool median_of_nine(const A* __restrict x, const A* __restrict y, const A* __restrict z,
-                                        A* __restrict to, Index n) {
-    A low[kWindowsAtATime + 2], mid[kWindowsAtATime + 2], high[kWindowsAtATime + 2];
-    std::conditional_t<sizeof(A) == 8, std::uint64_t, std::uint32_t> nans = 0;
-    for (Index i = 0; i < n + 2; ++i) {
-      A a = x[i], b = y[i], c = z[i];
-      if constexpr (std::is_floating_point_v<A>) nans |= is_nan(a) | is_nan(b) | is_nan(c);
-      exchange(a, b);
-      exchange(b, c);
-      exchange(a, b);
-      low[i] = a;
-      mid[i] = b;
-      high[i] = c;
+  struct SortedColumns {
+    // Long enough for stores to settle before they are read again, and two columns over; a line apart.
+    static constexpr Index kBlock = 1024 / (sizeof(A) > 2 ? sizeof(A) / 2 : 1), kFront = 64 / sizeof(A);
+    alignas(64) A room[3][kFront + kBlock + kFront];
+    A* column(int rank) { return room[rank] + kFront - 2; }
+
+    // Columns [to, to + n) of three lines; whether there is a NaN among them.
+    bool sort(const A* __restrict x, const A* __restrict y, const A* __restrict z, Index to, Index n) {
+      A *__restrict low = column(0) + to, *__restrict mid = column(1) + to, *__restrict high = column(2) + to;
+      std::conditional_t<sizeof(A) == 8, std::uint64_t, std::uint32_t> nans = 0;
+      for (Index i = 0; i < n; ++i) {
+        A a = x[i], b = y[i], c = z[i];
+        if constexpr (std::is_floating_point_v<A>) nans |= is_nan(a) | is_nan(b) | is_nan(c);
+        exchange(a, b);
+        exchange(b, c);
+        exchange(a, b);
+        low[i] = a;
+        mid[i] = b;
+        high[i] = c;
+      }
+      return nans;
     }
-    for (Index i = 0; i < n; ++i) {
-      A least = low[i] < low[i + 1] ? low[i + 1] : low[i];
-      least = least < low[i + 2] ? low[i + 2] : least;
-      A largest = high[i + 1] < high[i] ? high[i + 1] : high[i];
-      largest = high[i + 2] < largest ? high[i + 2] : largest;
-      to[i] = positive_zero(middle(least, middle(mid[i], mid[i + 1], mid[i + 2]), largest));
+
+    // The middle one of the columns' largest least, middle middle and least largest elements.
+    void medians(A* __restrict to, Index n) {
+      const A *__restrict low = column(0), *__restrict mid = column(1), *__restrict high = column(2);
+      for (Index i = 0; i < n; ++i) {
+        A least = low[i] < low[i + 1] ? low[i + 1] : low[i];
+        least = least < low[i + 2] ? low[i + 2] : least;
+        A largest = high[i + 1] < high[i] ? high[i + 1] : high[i];
+        largest = high[i + 2] < largest ? high[i + 2] : largest;
+        to[i] = positive_zero(middle(least, middle(mid[i], mid[i + 1], mid[i + 2]), largest));
+      }
+    }
+  };
+
+  // Medians of three by three neighbours: a sorted column serves three windows. False if there is a NaN.
+  template <class A>
+  INFINITYPOOL_LOOP bool medians_of_nine(const A* x, const A* y, const A* z, A* to, Index n) {
+    constexpr Index kBlock = SortedColumns<A>::kBlock;
+    SortedColumns<A> columns;
+    bool nans = columns.sort(x, y, z, 0, 2);
+    for (Index at = 0; at < n && !nans; at += kBlock) {
+      if (n < kBlock) {
+        nans = columns.sort(x + 2, y + 2, z + 2, 2, n);
+        columns.medians(to, n);
+        continue;
+      }
+      if (at + kBlock > n) {  // the last block overlaps the one before: all are of a length that compilers know
+        at = n - kBlock;
+        columns.sort(x + at, y + at, z + at, 0, 2);
+      }
+      nans = columns.sort(x + at + 2, y + at + 2, z + at + 2, 2, kBlock);
+      columns.medians(to + at, kBlock);
+      for (int rank = 0; rank < 3; ++rank) {
+        A* kept = columns.column(rank);
+        kept[0] = kept[kBlock];
+        kept[1] = kept[kBlock + 1];
+      }
     }
     return !nans;
+  }
+
+  // All windows of a line at once, where there is a quicker way than one by one.
+  template <class A>
+  static bool reduce_all(const Windows& w, const Parameters& p) {
+    const Rank rank(w.count, p);
+    if (w.count != 9 || w.columns != 3 || rank.low != 4 || rank.part != 0 || w.chosen) return false;
+    auto* tap = reinterpret_cast<const A* const*>(w.tap);
+    return medians_of_nine(tap[0], tap[3], tap[6], static_cast<A*>(w.result), w.n);
   }
 
   template <class A>
   static void reduce(const Side<A>& w, const Parameters& p) {
     const Rank rank(w.count, p);
-    if (w.count == 9 && w.all->columns == 3 && rank.low == 4 && rank.part == 0 && !w.chosen &&
-        median_of_nine(w.tap[0] + w.at, w.tap[3] + w.at, w.tap[6] + w.at, w.result, w.n))
-      return;
     sort_windows(w, rank.low, rank.high, [&](A* __restrict to, const A* low, const A* high, Index n) {
       if (rank.part == 0) for (Index i = 0; i < n; ++i) to[i] = positive_zero(low[i]);
       else for (Index i = 0; i < n; ++i) to[i] = between(low[i], high[i], rank.part);
