@@ -243,7 +243,7 @@ def _bind(
 def own_names(kind: Kind, adaptive: bool) -> dict[str, tuple[Any, Any]]:
     """The arguments that only this kind has: name to (default, annotation)."""
     names: dict[str, tuple[Any, Any]] = {}
-    if kind.reducer == "mean" and not adaptive:
+    if kind.reducer == "mean" and not adaptive and not kind.composite:
         names |= {"count_include_pad": (True, bool), "divisor_override": (None, int | None)}
     names |= {a.name: (a.default, a.annotation) for a in kind.arguments}
     if kind.random:
