@@ -16,6 +16,7 @@ namespace nb = nanobind;
 using namespace nb::literals;
 using namespace infinitypool;
 
+void bind_fractional(nb::module_& m);
 void bind_unpool(nb::module_& m);
 
 namespace {
@@ -94,19 +95,30 @@ class AnyPool {
   std::unique_ptr<Gathered> gathered_;
 };
 
-// The gradient: of means and sums it is spread, of maxima and minima routed to the winner.
+// The gradient: of means and sums it is spread, of what selects an element routed to it, and otherwise weighed.
 class PoolBackward {
  public:
-  explicit PoolBackward(const PoolArguments& a) {
-    if (reducers()[reducer_from(a.reducer)].selects) route_ = std::make_unique<Route>(a);
-    else spread_ = std::make_unique<Pool>(Pool::spread(a));
+  explicit PoolBackward(PoolArguments a) {
+    const ReducerInfo& info = reducers()[reducer_from(a.reducer)];
+    if (!a.x_strides.empty()) {
+      weigh_ = std::make_unique<Weigh>(a);
+    } else if (info.selects) {
+      if (info.gathered) a.reducer = "max";  // offsets say all there is to say
+      route_ = std::make_unique<Route>(a);
+    } else if (info.gradient == Gradient::even) {
+      spread_ = std::make_unique<Pool>(Pool::spread(a));
+    } else {
+      throw std::invalid_argument(a.reducer + ": the strides of x and of the result are needed");
+    }
   }
-  void run(const void* grad, const void* offsets, void* grad_in) const {
-    if (route_) route_->run(grad, offsets, grad_in);
+  void run(const void* grad, const void* offsets, void* grad_in, const void* x, const void* result) const {
+    if (weigh_) weigh_->run(grad, grad_in, x, result);
+    else if (route_) route_->run(grad, offsets, grad_in);
     else spread_->run(grad, grad_in, nullptr);
   }
 
  private:
+  std::unique_ptr<Weigh> weigh_;
   std::unique_ptr<Route> route_;
   std::unique_ptr<Pool> spread_;
 };
@@ -203,13 +215,12 @@ NB_MODULE(_core, m) {
           "run",
           [](const PoolBackward& self, std::uintptr_t grad, std::uintptr_t offsets, std::uintptr_t grad_in,
              std::uintptr_t x, std::uintptr_t result) {
-            (void)x;
-            (void)result;
             nb::gil_scoped_release release;
-            self.run(pointer(grad), pointer(offsets), pointer(grad_in));
+            self.run(pointer(grad), pointer(offsets), pointer(grad_in), pointer(x), pointer(result));
           },
           "grad"_a, "offsets"_a, "grad_in"_a, "x"_a, "result"_a);
 
+  bind_fractional(m);
   bind_unpool(m);
 
   nb::class_<Fractional>(m, "Fractional")

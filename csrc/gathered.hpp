@@ -42,6 +42,7 @@ struct GatheredKernels {
   void (*finish)(void* dst, const void* src, Index n) = nullptr;
   // The ranks that a network has to put in place; null where none is needed.
   void (*ranks)(Index count, const Parameters& p, Index* low, Index* high) = nullptr;
+  Index (*find_max)(const void* x, const Index* taps, Index count) = nullptr;  // which tap, by the rules of max
   void (*share)(const Windows& w, const Parameters& p) = nullptr;  // the gradient, added to the sums
 };
 
@@ -51,6 +52,7 @@ struct GatheredTable {
   int count;
   const GatheredKernels* (*find)(const char* reducer, DType in);   // null where there is none
   const GatheredKernels* (*gradient)(const char* reducer, DType in);
+  const GatheredKernels* (*elements)(DType in);  // what does not depend on the reducer
   // draws[i] = a number of [0, 1) for output first + i * step under this seed.
   void (*draw)(double* draws, Index n, std::uint64_t first, std::uint64_t step, std::uint64_t seed);
 };

@@ -201,6 +201,21 @@ void finish(void* dst, const void* src, Index n) {
 template <class In>
 inline constexpr bool is_float = std::is_floating_point_v<In> || is_half<In>;
 
+// The first of equals, and the last NaN of all.
+template <class In, class A>
+Index find_max(const void* x_, const Index* taps, Index count) {
+  auto* x = static_cast<const In*>(x_);
+  A best = convert<A>(x[taps[0]]);
+  Index at = 0;
+  for (Index t = 1; t < count; ++t) {
+    const A v = convert<A>(x[taps[t]]);
+    const bool taken = (v > best) | is_nan(v);
+    best = taken ? v : best;
+    at = taken ? t : at;
+  }
+  return at;
+}
+
 template <class In>
 GatheredKernels common() {
   using A = std::conditional_t<is_half<In>, float, In>;
@@ -211,6 +226,7 @@ GatheredKernels common() {
   k.load = load<In, A>;
   if constexpr (is_float<In>) k.any_nan = any_nan<A>;
   k.finish = finish<A, In>;
+  k.find_max = find_max<In, A>;
   return k;
 }
 
@@ -304,6 +320,14 @@ inline const GatheredKernels* gradient(const char* name, DType in) {
   return All::gradient(name, in);
 }
 
+inline const GatheredKernels* elements(DType in) {
+  if (in == DType::boolean) in = DType::uint8;
+  return of_type(in, []<class In>(In) -> const GatheredKernels* {
+    static const GatheredKernels set = common<In>();
+    return &set;
+  });
+}
+
 // Philox-4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3", 2011), the seed as
 // key and the output's number as counter: a draw depends on nothing else.
 inline void draw(double* __restrict draws, Index n, std::uint64_t first, std::uint64_t step, std::uint64_t seed) {
@@ -339,5 +363,6 @@ extern const GatheredTable INFINITYPOOL_JOIN(gathered_, INFINITYPOOL_ISA);
 const GatheredTable INFINITYPOOL_JOIN(gathered_, INFINITYPOOL_ISA) = {
     INFINITYPOOL_STRING(INFINITYPOOL_ISA), INFINITYPOOL_ISA::gathered::All::infos,
     int(sizeof(INFINITYPOOL_ISA::gathered::All::infos) / sizeof(const ReducerInfo*)),
-    INFINITYPOOL_ISA::gathered::All::find, INFINITYPOOL_ISA::gathered::gradient, INFINITYPOOL_ISA::gathered::draw};
+    INFINITYPOOL_ISA::gathered::All::find, INFINITYPOOL_ISA::gathered::gradient,
+    INFINITYPOOL_ISA::gathered::elements, INFINITYPOOL_ISA::gathered::draw};
 }  // namespace infinitypool

@@ -5,19 +5,14 @@
 #include <stdexcept>
 
 #include "parallel.hpp"
-#include "scratch.hpp"
-#include "target.hpp"
+#include "rows.hpp"
 
 namespace infinitypool {
 namespace {
 
 constexpr Index kRowsBytes = Index(512) << 10;  // of the lines that windows reach over
-constexpr Index kLanes = 16;    // an inner run of as many is worth a call of its own
 constexpr Index kStride = 1024;  // lines of longer steps are not split into phases
 constexpr Index kChunk = 2048;  // windows between two stores
-enum Tensor { kIn, kOut, kNumber };
-
-Index floor_div(Index a, Index b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
 
 void store_place(void* to, std::size_t size, std::uint64_t place) {
   if (size == 1) *static_cast<std::uint8_t*>(to) = static_cast<std::uint8_t>(place);
@@ -50,7 +45,7 @@ Network network_of(Index count, Index low, Index high) {
   return network;
 }
 
-void GatheredPlan::plan(const PoolArguments& a, const std::array<Shape, kTensors>& strides, int lead) {
+void GatheredPlan::plan(const PoolArguments& a, const std::array<Shape, kTensors>& strides, int lead, bool whole_lines) {
   axes = axes_of(a);
   parameters = a.parameters;
   masked = a.masked;
@@ -94,7 +89,7 @@ void GatheredPlan::plan(const PoolArguments& a, const std::array<Shape, kTensors
     phases.push_back(0);
   }
   columns = line.out;
-  if (!line.irregular && !direct) {
+  if (!line.irregular && !direct && !whole_lines) {
     const Index column_bytes = slots * static_cast<Index>(phases.size() * kernels->acc_size) * column_step;
     columns = std::clamp<Index>(kRowsBytes / std::max<Index>(1, column_bytes), std::min<Index>(line.out, 64),
                                 std::max<Index>(1, line.out));
@@ -103,137 +98,6 @@ void GatheredPlan::plan(const PoolArguments& a, const std::array<Shape, kTensors
   phase_length = (split ? positions / line.stride + 1 : positions) * inner_block;
   row = phase_length * static_cast<Index>(phases.size());
 }
-
-namespace {
-
-// A line of inputs while it is worked on. Its first element belongs to the first window's start.
-struct Row {
-  Index id = -1;  // which line
-  const char* values = nullptr;
-  const std::uint8_t* mask = nullptr;
-  bool whole = true;        // every element takes part
-  std::uint64_t place = 0;  // in the window or the plane
-};
-
-// The lines that a window reaches over, loaded once as windows slide.
-class Rows {
- public:
-  Rows(const GatheredPlan& p, const void* in, const std::uint8_t* mask)
-      : p_(p), k_(*p.kernels), in_(static_cast<const char*>(in)), mask_(mask), slots_(p.slots),
-        scratch_([this](Scratch& s) {
-          values_ = p_.direct ? nullptr : static_cast<char*>(s.take(p_.slots * p_.row, k_.acc_size));
-          masks_ = p_.masked ? static_cast<std::uint8_t*>(s.take(p_.slots * p_.row, 1)) : nullptr;
-        }),
-        windows_(p.outer_axes()), at_(p.outer_axes()) {}
-
-  // Lines from here on are those of another plane, or begin at another position.
-  void begin(Index base, Index inner, Index position, Index columns) {
-    base_ = base;
-    inner_ = inner;
-    position_ = position;
-    columns_ = columns;
-    for (Row& slot : slots_) slot.id = -1;
-  }
-
-  // The lines of the window at these outputs of the outer axes, in order.
-  void gather(const std::vector<Index>& output, std::vector<Row>& rows, bool plane) {
-    rows.clear();
-    const int n = p_.outer_axes();
-    for (int a = 0; a < n; ++a) {
-      windows_[a] = p_.axes[a].valid(output[a]);
-      if (windows_[a].count == 0) return;
-      at_[a] = 0;
-    }
-    for (;;) {
-      Index id = 0, slot = 0, where = base_;
-      std::uint64_t place = 0;
-      for (int a = 0; a < n; ++a) {
-        const Axis& axis = p_.axes[a];
-        const Index i = windows_[a].first + at_[a] * (axis.irregular ? 1 : axis.dilation);
-        id = id * axis.in + i;
-        slot = slot * p_.held[a] + i % p_.held[a];
-        where += i * axis.in_stride;
-        place += plane ? static_cast<std::uint64_t>(i * axis.input_place)
-                       : static_cast<std::uint64_t>(windows_[a].tap + at_[a]) * axis.tap_place;
-      }
-      Row& row = slots_[slot];
-      if (row.id != id) load(row, id, slot, where);
-      rows.push_back(row);
-      rows.back().place = place;
-      int a = n - 1;
-      while (a >= 0 && ++at_[a] == windows_[a].count) at_[a--] = 0;
-      if (a < 0) return;
-    }
-  }
-
- private:
-  void load(Row& row, Index id, Index slot, Index where) {
-    const Axis& line = p_.last();
-    const Dim& inner = p_.layout.inner;
-    row.id = id;
-    row.whole = true;
-    const char* src = advance(in_, where, k_.in_size);
-    if (p_.direct) {
-      row.values = advance(src, position_ * inner_, k_.in_size);
-      if (p_.omits) {
-        const Index first = std::clamp<Index>(position_, 0, line.in);
-        const Index end = line.irregular ? line.in : std::clamp<Index>(position_ + (columns_ - 1) * line.stride + line.span(), 0, line.in);
-        row.whole = end <= first || !k_.any_nan(advance(src, first * inner_, k_.in_size), (end - first) * inner_);
-      }
-      return;
-    }
-    char* values = advance(values_, slot * p_.row, k_.acc_size);
-    std::uint8_t* mask = p_.masked ? masks_ + slot * p_.row : nullptr;
-    row.values = values;
-    row.mask = mask;
-    const Index step = p_.stretch(), length = p_.phase_length / p_.inner_block;
-    for (std::size_t j = 0; j < p_.phases.size(); ++j) {
-      const Index start = position_ + p_.phases[j];
-      const Index skip = start < 0 ? (-start + step - 1) / step : 0;
-      const Index first = start + skip * step;
-      const Index n = std::min(length - skip, first < line.in ? (line.in - first + step - 1) / step : 0);
-      if (n <= 0) continue;
-      const Index to = static_cast<Index>(j) * p_.phase_length + skip * inner_;
-      const Runs runs{n, line.in == 1 ? inner_ : step * line.in_stride, inner_, inner_ == 1 ? 1 : inner.stride[kIn]};
-      const Index from = first * line.in_stride;
-      k_.load(advance(values, to, k_.acc_size), inner_, advance(src, from, k_.in_size), runs);
-      if (p_.omits) row.whole = row.whole && !k_.any_nan(advance(values, to, k_.acc_size), n * inner_);
-      if (!mask) continue;
-      const std::uint8_t* m = mask_ + where + from;
-      std::uint8_t* dense = mask + to;
-      std::uint8_t all = 1;
-      for (Index c = 0; c < n; ++c)
-        for (Index i = 0; i < inner_; ++i) {
-          const std::uint8_t taken = m[c * runs.pitch + i * runs.inner_stride] != 0;
-          *dense++ = taken;
-          all &= taken;
-        }
-      row.whole = row.whole && all;
-    }
-  }
-
-  const GatheredPlan& p_;
-  const GatheredKernels& k_;
-  const char* in_;
-  const std::uint8_t* mask_;
-  std::vector<Row> slots_;
-  char* values_ = nullptr;
-  std::uint8_t* masks_ = nullptr;
-  Scratch scratch_;
-  std::vector<Window> windows_;
-  std::vector<Index> at_;
-  Index base_ = 0, inner_ = 1, position_ = 0, columns_ = 1;
-};
-
-// The windows of a line that lie inside the input, in [first, end).
-std::pair<Index, Index> inside(const Axis& line, Index first, Index end) {
-  if (line.irregular) return {first, first};
-  const Index low = std::max(first, floor_div(line.before + line.stride - 1, line.stride));
-  const Index high = std::min(end, floor_div(line.in - line.span() + line.before, line.stride) + 1);
-  return low < high ? std::pair{low, high} : std::pair{first, first};
-}
-
-}  // namespace
 
 Gathered::Gathered(const PoolArguments& a) {
   plan_.kernels = gathered_isa().find(a.reducer.c_str(), a.dtype);
@@ -248,7 +112,7 @@ Gathered::Gathered(const PoolArguments& a) {
   if (!plan_.kernels->draws) number.clear();
   places_ = a.places;
   place_size_ = a.places == Places::plane ? 8 : offset_size(axes_of(a));
-  plan_.plan(a, {a.in_strides, a.out_strides, number, {}}, kIn);
+  plan_.plan(a, {a.in_strides, a.out_strides, number, {}}, kIn, false);
   Index outputs = plan_.layout.outer_count() * plan_.layout.inner.size;
   for (const Axis& axis : plan_.axes) outputs *= axis.out;
   stream_ = static_cast<std::size_t>(outputs) * plan_.kernels->in_size >= kStreamBytes;
@@ -292,10 +156,7 @@ class GatheredWorker {
     for (Index first = 0; first < line.out; first += p_.columns) {
       first_ = first;
       end_ = std::min(line.out, first + p_.columns);
-      position_ = line.irregular ? 0 : line.start(first);
-      skipped_ = position_ < 0 ? -position_ / line.stride : 0;  // padding is not held
-      position_ += skipped_ * line.stride;
-      rows_.begin(base_[kIn], inner_, position_, end_ - first_ - skipped_);
+      skipped_ = rows_.begin(base_[kIn], inner_, first, end_);
       std::fill(output_.begin(), output_.end(), 0);
       for (output_[0] = task.first; output_[0] < task.last;) {
         pool_line();
@@ -528,7 +389,7 @@ class GatheredWorker {
   std::vector<const void*> taps_;
   std::map<Index, Network> networks_;
   std::map<Index, Batch> batches_;
-  Index inner_ = 1, first_ = 0, end_ = 0, position_ = 0, skipped_ = 0;
+  Index inner_ = 1, first_ = 0, end_ = 0, skipped_ = 0;
   Strides base_{}, where_{};
   std::vector<Index> output_;
   char empty_[8];

@@ -27,7 +27,7 @@ struct GatheredPlan {
   std::vector<Index> held;               // lines kept along each outer axis
   Index slots = 1;
 
-  void plan(const PoolArguments& a, const std::array<Shape, kTensors>& strides, int lead);
+  void plan(const PoolArguments& a, const std::array<Shape, kTensors>& strides, int lead, bool whole_lines);
   const Axis& last() const { return axes.back(); }
   int outer_axes() const { return static_cast<int>(axes.size()) - 1; }
   Index stretch() const { return split ? last().stride : 1; }
@@ -55,6 +55,19 @@ class Gathered {
   std::size_t place_size_ = 0;
   bool stream_ = false;
   Network network_;  // of a whole window
+};
+
+// The gradient of reducers that weigh every element of a window by itself.
+class Weigh {
+ public:
+  explicit Weigh(const PoolArguments& a);
+  void run(const void* grad, void* grad_in, const void* x, const void* result) const;
+
+ private:
+  friend class WeighWorker;
+  GatheredPlan plan_;
+  Index lines_ = 1, block_ = 1;  // lines of one input of the first axis; inputs worked on at a time
+  bool stream_ = false;
 };
 
 }  // namespace infinitypool

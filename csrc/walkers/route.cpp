@@ -2,7 +2,6 @@
 
 #include <limits>
 #include <stdexcept>
-#include <utility>
 
 #include "parallel.hpp"
 #include "scratch.hpp"
@@ -195,27 +194,11 @@ class RouteWorker {
     if (columns < line.in) emit(zeros_, columns, line.in - columns);
   }
 
-  // The outputs from low to high that may read inputs [first, end).
-  static std::pair<Index, Index> readers(const Axis& axis, Index first, Index end) {
-    if (axis.irregular) {
-      const auto reads = [&](Index o) { return axis.table[o].first + axis.table[o].count > first; };
-      Index low = 0, high = axis.out - 1;
-      for (Index step = axis.out; step; step /= 2) {  // windows start and end in rising order
-        while (low + step <= axis.out && !reads(low + step - 1)) low += step;
-        while (high - step >= 0 && axis.start(high - step + 1) >= end) high -= step;
-      }
-      return {low, high};
-    }
-    const auto floor_div = [](Index a, Index b) { return a >= 0 ? a / b : -((-a + b - 1) / b); };
-    return {std::max<Index>(0, floor_div(first + axis.before - axis.span(), axis.stride) + 1),
-            std::min(axis.out - 1, floor_div(end - 1 + axis.before, axis.stride))};
-  }
-
   // Inputs [first, end) of the first axis: every output that reads them adds to a band of sums, which
   // slides along and hands out what is complete.
   void gather(Index first, Index end) {
     const Axis& top = axis(0);
-    const auto [low, high] = readers(top, first, end);
+    const auto [low, high] = top.readers(first, end);
     origin_ = std::min(first, top.start(low));
     emitted_ = first;
     const auto bytes = [&](Index rows) { return static_cast<std::size_t>(rows * r_.row_) * k_.acc_size; };

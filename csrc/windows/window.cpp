@@ -88,6 +88,20 @@ Window Axis::valid(Index o) const {
   return {first + tap * dilation, end - tap, tap};
 }
 
+std::pair<Index, Index> Axis::readers(Index first, Index end) const {
+  if (irregular) {
+    const auto reads = [&](Index o) { return table[o].first + table[o].count > first; };
+    Index low = 0, high = out - 1;
+    for (Index step = out; step; step /= 2) {  // windows start and end in rising order
+      while (low + step <= out && !reads(low + step - 1)) low += step;
+      while (high - step >= 0 && start(high - step + 1) >= end) high -= step;
+    }
+    return {low, high};
+  }
+  return {std::max<Index>(0, floor_div(first + before - span(), stride) + 1),
+          std::min(out - 1, floor_div(end - 1 + before, stride))};
+}
+
 void adapt(Axis& axis) {
   if (axis.in % axis.out == 0) {  // windows of equal length, side by side
     axis.kernel = axis.stride = axis.in / axis.out;

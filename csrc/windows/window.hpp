@@ -1,6 +1,7 @@
 // Which inputs each output of one axis reads.
 #pragma once
 
+#include <utility>
 #include <vector>
 
 #include "../types.hpp"
@@ -51,6 +52,7 @@ struct Axis {
   bool regular() const { return table.empty(); }
   bool may_clip() const;  // does any window reach beyond the input?
   Window valid(Index o) const;  // the taps of a window that lie inside the input
+  std::pair<Index, Index> readers(Index first, Index end) const;  // low to high: may read inputs [first, end)
 };
 
 // The windows of adaptive pooling: from floor(o * in / out) up to ceil((o + 1) * in / out).

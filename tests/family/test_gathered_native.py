@@ -356,3 +356,198 @@ def test_draws(case, seed, indices):
             at = chosen(w.astype(np.float64), philox(number, seed))
         assert np.array_equal(got[out], w[at], equal_nan=True)
         assert places[out] == kept[at][2 if indices == "plane" else 1]
+
+
+# ---------------------------------------------------------------- gradients
+
+FORWARD = {
+    "log_sum_exp": (lambda w, p: log_sum_exp(w, p[0]), [[1.0], [-2.0]]),
+    "soft": (lambda w, p: soft(w, p[0]), [[1.0], [-0.5], [0.0]]),
+    "stochastic": (lambda w, p: expectation(w, p), [[1.0]]),
+    "lp": (lambda w, p: np.sign(np.sum(w ** p[0])) * np.abs(np.sum(w ** p[0])) ** (1 / p[0]),
+           [[1.0], [2.0], [3.0], [4.0], [5.0]]),
+    "power_mean": (lambda w, p: np.mean(np.maximum(w, p[1]) ** p[0]) ** (1 / p[0]),
+                   [[2.0, -math.inf], [3.0, 1e-6], [2.5, 0.5], [1.0, -math.inf]]),
+}
+
+
+def backward(reducer, x, axes, windows, parameters, result, grad):
+    grad_in = np.full_like(x, 88)
+    plan = _core.PoolBackward(reducer, x.dtype.name, list(x.shape), elements(grad), [], elements(grad_in), axes, windows,
+                              False, 0, parameters, elements(x), elements(result))
+    plan.run(grad.ctypes.data, 0, grad_in.ctypes.data, x.ctypes.data, result.ctypes.data)
+    return grad_in
+
+
+@SLOW
+@given(cases(["float64"]), st.sampled_from(sorted(FORWARD)), st.data())
+def test_gradient(case, reducer, data):
+    x, axes, windows, _, _, order = case
+    value, choices = FORWARD[reducer]
+    parameters = data.draw(st.sampled_from(choices))
+    x = np.where(np.isfinite(x), x, 0.25) + np.linspace(0.01, 0.02, x.size).reshape(x.shape)
+    if reducer == "power_mean" and parameters[0] != 2:
+        x = np.abs(x) + 0.1
+    if reducer == "lp" and parameters[0] % 2:
+        x = np.abs(x) + 0.1  # around roots of odd sums differences say nothing
+    if reducer == "power_mean" and parameters[1] > 0:
+        x = np.where(np.abs(x - parameters[1]) < 1e-3, x + 0.1, x)
+    result = pool(reducer, x, axes, windows, parameters, order=order)
+    rng = np.random.default_rng(0)
+    grad = np.copy(rng.normal(size=result.shape), order=order)
+    want = np.zeros_like(x)
+    step = 1e-6
+    with np.errstate(all="ignore"):
+        for out, cells in windows_of(x, axes, windows):
+            w = np.array([x[c[0]] for c in cells])
+            if reducer == "stochastic" and np.min(np.abs(w), initial=1) < 1e-4:
+                return
+            for j, cell in enumerate(cells):
+                up, down = w.copy(), w.copy()
+                up[j] += step
+                down[j] -= step
+                slope = (value(up, parameters) - value(down, parameters)) / (2 * step)
+                want[cell[0]] += grad[out] * slope
+    got = backward(reducer, x, axes, windows, parameters, result, grad)
+    np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-5 * (1 + np.max(np.abs(want), initial=0)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("reducer", sorted(FORWARD))
+def test_gradient_of_narrow_types(reducer, dtype):
+    rng = np.random.default_rng(3)
+    x = (np.abs(rng.normal(size=(2, 3, 17, 70))) + 0.1).astype(dtype)
+    axes, windows = [2, 3], [[3, 2, 1, 1, 1, 9], [2, 2, 0, 0, 1, 35]]
+    parameters = FORWARD[reducer][1][0]
+    result = pool(reducer, x, axes, windows, parameters)
+    grad = rng.normal(size=result.shape).astype(dtype)
+    wide = x.astype(np.float64)
+    want = backward(reducer, wide, axes, windows, parameters, pool(reducer, wide, axes, windows, parameters),
+                    grad.astype(np.float64))
+    got = backward(reducer, x, axes, windows, parameters, result, grad)
+    np.testing.assert_allclose(got.astype(np.float64), want, rtol=1e-2 if dtype == "float16" else 1e-5, atol=1e-2 if dtype == "float16" else 1e-5)
+
+
+def test_selected_elements_get_the_gradient():
+    x = np.array([[5.0, 1.0, 3.0, 2.0, 9.0, 4.0]])
+    windows = [[3, 3, 0, 0, 1, 2]]
+    for reducer, parameters in (("quantile", [0.5, 1]), ("stochastic", [0.0])):
+        result, offsets = pool(reducer, x, [1], windows, parameters, indices="offset")
+        grad, grad_in = np.array([[2.0, 7.0]]), np.empty_like(x)
+        plan = _core.PoolBackward(reducer, "float64", [1, 6], elements(grad), elements(offsets), elements(grad_in), [1],
+                                  windows, False, 0, parameters, [], [])
+        plan.run(grad.ctypes.data, offsets.ctypes.data, grad_in.ctypes.data, 0, 0)
+        want = np.zeros(6)
+        want[offsets[0] + [0, 3]] = [2.0, 7.0]
+        assert np.array_equal(grad_in[0], want)
+        assert np.array_equal(result[0], x[0][offsets[0] + [0, 3]])
+
+
+def test_infinite_elements_take_the_gradient():
+    x = np.array([[1.0, np.inf, -np.inf, 2.0]])
+    for reducer in ("log_sum_exp", "soft", "stochastic"):
+        result = pool(reducer, x, [1], [[4, 4, 0, 0, 1, 1]], [1.0])
+        assert result[0, 0] == np.inf
+        got = backward(reducer, x, [1], [[4, 4, 0, 0, 1, 1]], [1.0], result, np.array([[3.0]]))
+        assert np.array_equal(got, [[0.0, 3.0, 0.0, 0.0]])
+
+
+# ---------------------------------------------------------------- the same bits everywhere
+
+SAME = """
+import sys, zlib
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+from test_gathered_native import FORWARD, backward, pool, _core
+rng = np.random.default_rng(7)
+sums = []
+def note(*arrays):
+    for a in arrays:
+        sums.append(zlib.crc32(np.where(a == a, a, 7).astype(a.dtype).tobytes()))
+for dtype in ("float64", "float32", "float16"):
+    x = (rng.normal(size=(2, 40, 61, 33)) * 3).astype(dtype)
+    for axes, windows in (([2, 3], [[3, 2, 1, 1, 1, 31], [2, 2, 0, 0, 1, 16]]), ([1, 2], [[7], [13]]),
+                          ([1, 3], [[3, 1, 1, 1, 1, 40], [5, 1, 2, 2, 1, 33]])):
+        for reducer, (_, choices) in FORWARD.items():
+            y = np.abs(x) + np.asarray(0.1, dtype)
+            for p in choices:
+                result = pool(reducer, y, axes, windows, p)
+                note(result, backward(reducer, y, axes, windows, p, result, np.cos(result * 5)))
+        note(*pool("stochastic", x, axes, windows, [0.0], seed=5, indices="plane"))
+        note(*pool("quantile", x, axes, windows, [0.3, 1.0], indices="offset"))
+        note(pool("quantile", x, axes, windows, [0.3, 0.0]))
+for dtype in ("uint8", "int16", "int64"):
+    x = rng.integers(0, 120, size=(2, 40, 61, 33)).astype(dtype)
+    note(pool("quantile", x, [2, 3], [[3, 1, 1, 1, 1, 61], [3, 1, 1, 1, 1, 33]], [0.5, 0.0]))
+print(sums)
+"""
+
+
+def test_same_bits_for_all_threads_and_instruction_sets():
+    seen = {}
+    folder = os.path.dirname(os.path.abspath(__file__))
+    for isa in _core.isas():
+        for threads in ("1", "2", "3") if isa == _core.isas()[-1] else ("2",):
+            env = dict(os.environ, INFINITYPOOL_ISA=isa, OMP_NUM_THREADS=threads)
+            done = subprocess.run([sys.executable, "-c", SAME, folder], env=env, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            seen[isa, threads] = done.stdout
+    assert len(set(seen.values())) == 1, [k for k, v in seen.items() if v != next(iter(seen.values()))]
+
+
+# ---------------------------------------------------------------- fractional
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from(FLOATS + INTEGERS), st.integers(1, 3), st.booleans())
+def test_fractional(seed, dtype, pooled, leading):
+    rng = np.random.default_rng(seed)
+    spatial = rng.integers(3, 9, size=pooled).tolist()
+    kernel = [int(rng.integers(1, 4)) for _ in spatial]
+    shape = [2, 3] + spatial if leading else spatial + [3]
+    axes = list(range(2, 2 + pooled)) if leading else list(range(pooled))
+    out_size = [int(rng.integers(1, 7)) for _ in spatial]
+    planes = math.prod(n for a, n in enumerate(shape) if a not in axes)
+    x = (rng.normal(size=shape) * 4).astype(dtype)
+    if x.dtype.kind == "f":
+        x[rng.random(shape) < 0.03] = np.nan
+    starts = [[np.sort(rng.integers(0, n - k + 1, size=o)) for n, k, o in zip(spatial, kernel, out_size)]
+              for _ in range(planes)]
+    flat = np.concatenate([s for plane in starts for s in plane]).astype(np.int64)
+    out_shape = list(shape)
+    for a, o in zip(axes, out_size):
+        out_shape[a] = o
+    out, plane, offset = np.empty(out_shape, dtype), np.empty(out_shape, np.int64), np.empty(out_shape, np.uint8)
+    for kind, places in (("plane", plane), ("offset", offset)):
+        f = _core.Fractional(dtype, shape, elements(x), elements(out), axes, kernel, out_size, kind)
+        f.run(x.ctypes.data, out.ctypes.data, places.ctypes.data, flat.ctypes.data)
+    moved = [np.moveaxis(t, axes, range(-pooled, 0)) for t in (x, out, plane, offset)]
+    xs, outs, planes_, offsets = (t.reshape(-1, *t.shape[t.ndim - pooled:]) for t in moved)
+    grad = rng.normal(size=out_shape).astype(dtype)
+    grads = np.moveaxis(grad, axes, range(-pooled, 0)).reshape(outs.shape)
+    want_grad = np.zeros(xs.shape)
+    for p in range(planes):
+        for o in np.ndindex(*out_size):
+            window = tuple(slice(starts[p][i][o[i]], starts[p][i][o[i]] + kernel[i]) for i in range(pooled))
+            w = xs[p][window].ravel()
+            nan = np.flatnonzero(np.isnan(w.astype(np.float64)))
+            at = nan[-1] if nan.size else np.argmax(w)
+            assert np.array_equal(outs[p][o], w[at], equal_nan=x.dtype.kind == "f")
+            cell = tuple(int(c) + int(starts[p][i][o[i]]) for i, c in enumerate(np.unravel_index(at, kernel)))
+            assert offsets[p][o] == at and planes_[p][o] == np.ravel_multi_index(cell, spatial)
+            want_grad[p][cell] += grads[p][o]
+    if x.dtype.kind == "f":
+        grad_in = np.empty_like(x)
+        f.backward(grad.ctypes.data, offset.ctypes.data, grad_in.ctypes.data, flat.ctypes.data)
+        got = np.moveaxis(grad_in, axes, range(-pooled, 0)).reshape(xs.shape)
+        np.testing.assert_allclose(got.astype(np.float64), want_grad, rtol=2e-3 if dtype == "float16" else 1e-5, atol=1e-2 if dtype == "float16" else 1e-5)
+
+
+def test_fractional_refuses_windows_beyond_the_input():
+    x, out = np.arange(5.0), np.full(2, 9.0)
+    f = _core.Fractional("float64", [5], [1], [1], [0], [2], [2], "none")
+    for bad in ([0, 4], [-1, 2]):
+        starts = np.array(bad, np.int64)
+        with pytest.raises(ValueError, match="reaches beyond the input of 5"):
+            f.run(x.ctypes.data, out.ctypes.data, 0, starts.ctypes.data)
+    assert np.array_equal(out, [9.0, 9.0])
