@@ -16,7 +16,6 @@ namespace nb = nanobind;
 using namespace nb::literals;
 using namespace infinitypool;
 
-void bind_fractional(nb::module_& m);
 void bind_unpool(nb::module_& m);
 
 namespace {
@@ -220,7 +219,6 @@ NB_MODULE(_core, m) {
           },
           "grad"_a, "offsets"_a, "grad_in"_a, "x"_a, "result"_a);
 
-  bind_fractional(m);
   bind_unpool(m);
 
   nb::class_<Fractional>(m, "Fractional")

@@ -123,7 +123,11 @@ def outcome(function, *arguments, **named):
 
 
 def call_text(name, input, arguments, named):
-    what = input
-    if isinstance(input, torch.Tensor):
-        what = f"<{input.dtype} {tuple(input.shape)} strides {input.stride()}>"
-    return f"{name}({what}, {arguments}, {named})"
+    def short(value):
+        if isinstance(value, torch.Tensor):
+            return f"<{value.dtype} {tuple(value.shape)} strides {value.stride()}>"
+        return value
+
+    arguments = tuple(map(short, arguments)) if isinstance(arguments, (tuple, list)) else arguments
+    named = {key: short(value) for key, value in named.items()}
+    return f"{name}({short(input)}, {arguments}, {named})"

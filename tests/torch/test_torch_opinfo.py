@@ -57,7 +57,8 @@ def test_all_of_them_are_there():
 
 
 def _seeded(function, sample):
-    torch.manual_seed(42)  # as the database's own calls do: fractional windows are drawn
+    # As the database's own calls do: fractional windows are drawn. (The CPU's alone: quicker.)
+    torch.default_generator.manual_seed(42)
     return function(sample.input, *sample.args, **sample.kwargs)
 
 

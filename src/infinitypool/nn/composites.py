@@ -26,13 +26,6 @@ from . import kinds, scatter, windows
 from .documents import FRACTIONAL_DOC, UNPOOL_DOC, document
 from .windows import check_tensor
 
-
-def _runs_elsewhere(*tensors: Tensor) -> bool:
-    return any(
-        type(t).__torch_dispatch__ is not torch._C._disabled_torch_dispatch_impl for t in tensors
-    )
-
-
 # --- unpooling and fractional windows ------------------------------------------------------
 
 
@@ -398,10 +391,6 @@ def spatial_pyramid_pool(
     return torch.cat(parts, 1)
 
 
-def _needs_graph(x: Tensor) -> bool:
-    return x.requires_grad and torch.is_grad_enabled()
-
-
 def _beside(name: str, input: Tensor, kernels: list[int], chained: bool) -> Tensor:
     """The input and its maxima along the channels: at once, or where a gradient is wanted one by
     one, of the input or each ``chained`` to the one before.
@@ -411,7 +400,7 @@ def _beside(name: str, input: Tensor, kernels: list[int], chained: bool) -> Tens
         raise RuntimeError(
             f"{name}: input must have the shape (N, C, H, W) or (C, H, W), not {tuple(input.shape)}"
         )
-    if not _needs_graph(input) and not kinds.overridden(input):
+    if not kinds.wants_gradient(input) and not kinds.overridden(input):
         batch = input if input.ndim == 4 else input[None]
         result = scatter.spp(batch, kernels)
         return result if input.ndim == 4 else result[0]

@@ -174,13 +174,15 @@ class _Windows(NamedTuple):
         return torch.where(self.valid, self.elements, value)
 
 
-def _positions(window: tuple[int, ...], size: int, device: Any) -> tuple[Tensor, Tensor]:
+def _positions(
+    window: tuple[int, ...], size: int, largest: int, device: Any
+) -> tuple[Tensor, Tensor]:
     """Where the taps of every output of one axis lie, and which of them are inside."""
     outputs = torch.arange(window[-1], device=device)
     if len(window) == 1:
         first = torch.div(outputs * size, window[0], rounding_mode="floor")
         count = -torch.div(-(outputs + 1) * size, window[0], rounding_mode="floor") - first
-        taps = torch.arange(int(count.max()) if window[0] else 0, device=device)
+        taps = torch.arange(largest, device=device)
         positions = first[:, None] + taps
         valid = taps < count[:, None]
     else:
@@ -199,8 +201,9 @@ def _windows(x: Tensor, spec: PoolSpec) -> _Windows:
     if x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()
     first = x.ndim - n
+    largest = spec.largest_windows(sizes)
     for i, (window, size) in enumerate(zip(spec.windows(sizes), sizes, strict=True)):
-        positions, inside = _positions(window, size, x.device)
+        positions, inside = _positions(window, size, largest[i], x.device)
         x = x.index_select(first + i, positions.flatten())
         x = x.unflatten(first + i, positions.shape).movedim(first + i + 1, -1)
         # Its outputs and taps among those of all axes.
@@ -208,9 +211,7 @@ def _windows(x: Tensor, spec: PoolSpec) -> _Windows:
         shape[i], shape[n + i] = positions.shape
         valid = valid & inside.reshape(shape)
         places = places * size + positions.reshape(shape)
-    return _Windows(
-        x.flatten(-n), valid.flatten(-n), places.flatten(-n), spec.largest_windows(sizes)
-    )
+    return _Windows(x.flatten(-n), valid.flatten(-n), places.flatten(-n), largest)
 
 
 def _extremum(w: _Windows, sign: int) -> Tensor:

@@ -26,7 +26,8 @@ def overridden(x: Tensor) -> bool:
     )
 
 
-def _wants_gradient(x: Tensor) -> bool:
+def wants_gradient(x: Tensor) -> bool:
+    """Whether operations on it are recorded."""
     return x.requires_grad and torch.is_grad_enabled()
 
 
@@ -81,7 +82,7 @@ def _gem_pool(n: int) -> Callable[..., Tensor]:
         ceil_mode: bool = False, *, p: float | Tensor = 3.0, eps: float = 1e-6,
     ) -> Tensor:  # fmt: skip
         if isinstance(p, Tensor):
-            if _wants_gradient(p) or p.numel() != 1:
+            if wants_gradient(p) or p.numel() != 1:
                 KINDS["gem"].reduce(function.__name__, {"eps": eps}, TORCH)
                 powers = powers_of(input, p, eps)
                 means = mean(
@@ -119,7 +120,7 @@ def _quantile_pool(n: int) -> tuple[Callable[..., Tensor], Callable[..., Tensor]
         return torch.where(lower == higher, lower, mixture).to(x.dtype)
 
     def pool(run: Callable[..., Any], x: Any, window: tuple[Any, ...], q: Any, method: Any) -> Any:
-        plain = isinstance(x, Tensor) and _wants_gradient(x) and method == "linear"
+        plain = isinstance(x, Tensor) and wants_gradient(x) and method == "linear"
         if plain and isinstance(q, (int, float)) and 0 <= q <= 1:
             return between(run, x, window, q)
         return run(x, *window, q, method)
@@ -147,30 +148,17 @@ def _quantile_pool(n: int) -> tuple[Callable[..., Tensor], Callable[..., Tensor]
 
 def _stochastic_pool(n: int) -> Callable[..., Tensor]:
     run = of_kind("stochastic", f"stochastic_pool{n}d", "stochastic", n)
-    mean = getattr(windows, f"avg_pool{n}d")
 
     @public
     def function(
         input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
         ceil_mode: bool = False, *, training: bool = False, generator: Generator | None = None,
     ) -> Tensor:  # fmt: skip
-        window = kernel_size, stride, padding, dilation, ceil_mode
+        seed = 0
         if training:
             seed = torch.randint(-(2**63), 2**63 - 1, (), generator=generator).item()
-            return run(input, *window, False, seed=(seed,))
-        if not (isinstance(input, Tensor) and _wants_gradient(input)):
-            return run(input, *window, True, seed=(0,))
-        run.text_of(*window, True)  # the arguments' errors come under this function's name
-        x = input.float() if input.dtype in HALVES else input
-        weights = x.relu()
-        means = [
-            mean(values, kernel_size, stride, padding, ceil_mode, False, dilation=dilation)
-            for values in (weights * weights, weights, x)
-        ]
-        flat = means[1] == 0
-        return torch.where(flat, means[2], means[0] / torch.where(flat, 1, means[1])).to(
-            input.dtype
-        )
+        window = kernel_size, stride, padding, dilation, ceil_mode
+        return run(input, *window, not training, seed=(seed,))
 
     return function
 
@@ -227,7 +215,7 @@ gem_pool1d, gem_pool2d, gem_pool3d = (
         n,
         lambda w: (sum(v**4 for v in w) / len(w)) ** (1 / 4),
         ", p=4",
-        "    A tensor is possible, and learned where it requires a gradient.",
+        "``p`` may be a tensor, and is learned where that requires a gradient.",
     )
     for n in (1, 2, 3)
 )
