@@ -180,6 +180,8 @@ class GatheredWorker {
       for (int t = 0; t < kTensors; ++t) where_[t] += output_[a] * p_.layout.axes[a][t];
     bool whole = true;
     for (const Row& row : lines_) whole = whole && row.whole;
+    if (p_.direct && !lines_.empty())
+      ahead_.consumed(advance(lines_.back().values, line.in * inner_, k_.in_size));
     const bool sorts = k_.ranks == nullptr || static_cast<Index>(lines_.size()) * line.kernel <= kNetwork;
     auto [low, high] = inside(line, first_, end_);
     if (!whole || lines_.empty() || !sorts || (!p_.together && inner_ < kLanes)) low = high = first_;
@@ -250,6 +252,7 @@ class GatheredWorker {
         w.draw = draws_;
       }
       w.chosen = tracks() ? chosen_ : nullptr;
+      ahead_.ask(w.n * static_cast<Index>(k_.in_size));
       reduce(w);
       if (!lies) emit(to[kOut], m);
       if (tracks()) {
@@ -391,6 +394,7 @@ class GatheredWorker {
   std::map<Index, Batch> batches_;
   Index inner_ = 1, first_ = 0, end_ = 0, skipped_ = 0;
   Strides base_{}, where_{};
+  ReadAhead ahead_;
   std::vector<Index> output_;
   char empty_[8];
   void *result_ = nullptr, *finished_ = nullptr, *room_ = nullptr;
