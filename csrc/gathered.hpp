@@ -32,6 +32,7 @@ struct GatheredKernels {
   std::size_t in_size = 0, acc_size = 0;
   bool direct = false;  // accumulators and elements have the same representation
   bool draws = false;
+  bool slides = false;  // reduces windows of any size where each is the one before, one element on
   void (*load)(void* dst, Index dst_pitch, const void* src, Runs runs) = nullptr;
   bool (*any_nan)(const void* run, Index n) = nullptr;  // null for integers
   void (*reduce)(const Windows& w, const Parameters& p) = nullptr;
@@ -42,7 +43,6 @@ struct GatheredKernels {
   void (*finish)(void* dst, const void* src, Index n) = nullptr;
   // The ranks that a network has to put in place; null where none is needed.
   void (*ranks)(Index count, const Parameters& p, Index* low, Index* high) = nullptr;
-  Index (*find_max)(const void* x, const Index* taps, Index count) = nullptr;  // which tap, by the rules of max
   void (*share)(const Windows& w, const Parameters& p) = nullptr;  // the gradient, added to the sums
 };
 
@@ -52,7 +52,6 @@ struct GatheredTable {
   int count;
   const GatheredKernels* (*find)(const char* reducer, DType in);   // null where there is none
   const GatheredKernels* (*gradient)(const char* reducer, DType in);
-  const GatheredKernels* (*elements)(DType in);  // what does not depend on the reducer
   // draws[i] = a number of [0, 1) for output first + i * step under this seed.
   void (*draw)(double* draws, Index n, std::uint64_t first, std::uint64_t step, std::uint64_t seed);
 };

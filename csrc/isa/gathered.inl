@@ -4,6 +4,7 @@
 #include <cstring>
 #include <limits>
 #include <type_traits>
+#include <utility>
 
 #if defined(__x86_64__) || defined(_M_X64)
 #include <immintrin.h>
@@ -93,6 +94,59 @@ void sort_windows(const Side<A>& w, Index low, Index high, Use use) {
     use(w.result + first, sorted[low], sorted[high], m);
   }
 }
+
+// Batcher's network for the median of `count` elements, with its exchanges written out: elements stay in registers.
+template <int count>
+struct MedianNetwork {
+  struct List {
+    int n = 0;
+    Exchange at[count * 12] = {};
+  };
+  static constexpr List list = [] {
+    List all, needed;
+    for (int p = 1; p < count; p += p)
+      for (int k = p; k >= 1; k /= 2)
+        for (int j = k % p; j + k < count; j += 2 * k)
+          for (int i = 0; i < k && i + j + k < count; ++i)
+            if ((i + j) / (2 * p) == (i + j + k) / (2 * p))
+              all.at[all.n++] = {std::uint16_t(i + j), std::uint16_t(i + j + k)};
+    bool matters[count] = {};
+    matters[count / 2] = true;
+    for (int e = all.n; e-- > 0;)
+      if (matters[all.at[e].low] || matters[all.at[e].high]) {
+        matters[all.at[e].low] = matters[all.at[e].high] = true;
+        needed.at[needed.n++] = all.at[e];
+      }
+    return needed;  // the last comes first
+  }();
+
+  template <class A, std::size_t... e>
+  static void sort(A* v, std::index_sequence<e...>) {
+    (exchange(v[list.at[list.n - 1 - int(e)].low], v[list.at[list.n - 1 - int(e)].high]), ...);
+  }
+  template <class A, std::size_t... j>
+  static bool load(A* v, const A* const* tap, Index i, std::index_sequence<j...>) {
+    ((v[j] = tap[j][i]), ...);
+    return (is_nan(v[j]) | ...);
+  }
+
+  // The medians of n windows side by side; false if there is a NaN among their elements.
+  template <class A>
+  INFINITYPOOL_LOOP bool medians(A* __restrict to, const A* const* taps, Index n) {
+    const A* tap[count];
+    for (int j = 0; j < count; ++j) tap[j] = taps[j];
+    std::conditional_t<sizeof(A) == 8, std::uint64_t, std::uint32_t> nans = 0;
+    for (Index i = 0; i < n; ++i) {
+      A v[count];
+      const bool nan = load(v, tap, i, std::make_index_sequence<count>{});
+      if constexpr (std::is_floating_point_v<A>) nans |= nan;
+      sort(v, std::make_index_sequence<list.n>{});
+      to[i] = v[count / 2];
+      if constexpr (std::is_floating_point_v<A>) to[i] += A(0);  // equal zeros come in no order: no sign
+    }
+    return !nans;
+  }
+};
 
 // The element of rank k of x, by Hoare's quickselect on a copy; `next` gets the one after it in rank. No NaNs.
 template <class A>
@@ -201,21 +255,6 @@ void finish(void* dst, const void* src, Index n) {
 template <class In>
 inline constexpr bool is_float = std::is_floating_point_v<In> || is_half<In>;
 
-// The first of equals, and the last NaN of all.
-template <class In, class A>
-Index find_max(const void* x_, const Index* taps, Index count) {
-  auto* x = static_cast<const In*>(x_);
-  A best = convert<A>(x[taps[0]]);
-  Index at = 0;
-  for (Index t = 1; t < count; ++t) {
-    const A v = convert<A>(x[taps[t]]);
-    const bool taken = (v > best) | is_nan(v);
-    best = taken ? v : best;
-    at = taken ? t : at;
-  }
-  return at;
-}
-
 template <class In>
 GatheredKernels common() {
   using A = std::conditional_t<is_half<In>, float, In>;
@@ -226,7 +265,6 @@ GatheredKernels common() {
   k.load = load<In, A>;
   if constexpr (is_float<In>) k.any_nan = any_nan<A>;
   k.finish = finish<A, In>;
-  k.find_max = find_max<In, A>;
   return k;
 }
 
@@ -241,6 +279,7 @@ const GatheredKernels* reducing() {
       k.reduce = reduce<R, A>;
       k.empty = empty<R, A>;
       if constexpr (requires { R::draws; }) k.draws = true;
+      if constexpr (requires { R::template slides<A>; }) k.slides = R::template slides<A>;
       if constexpr (requires { &R::ranks; }) {
         k.ranks = R::ranks;
         k.reduce_one = reduce_one<R, A>;
@@ -320,14 +359,6 @@ inline const GatheredKernels* gradient(const char* name, DType in) {
   return All::gradient(name, in);
 }
 
-inline const GatheredKernels* elements(DType in) {
-  if (in == DType::boolean) in = DType::uint8;
-  return of_type(in, []<class In>(In) -> const GatheredKernels* {
-    static const GatheredKernels set = common<In>();
-    return &set;
-  });
-}
-
 // Philox-4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3", 2011), the seed as
 // key and the output's number as counter: a draw depends on nothing else.
 inline void draw(double* __restrict draws, Index n, std::uint64_t first, std::uint64_t step, std::uint64_t seed) {
@@ -364,5 +395,5 @@ const GatheredTable INFINITYPOOL_JOIN(gathered_, INFINITYPOOL_ISA) = {
     INFINITYPOOL_STRING(INFINITYPOOL_ISA), INFINITYPOOL_ISA::gathered::All::infos,
     int(sizeof(INFINITYPOOL_ISA::gathered::All::infos) / sizeof(const ReducerInfo*)),
     INFINITYPOOL_ISA::gathered::All::find, INFINITYPOOL_ISA::gathered::gradient,
-    INFINITYPOOL_ISA::gathered::elements, INFINITYPOOL_ISA::gathered::draw};
+    INFINITYPOOL_ISA::gathered::draw};
 }  // namespace infinitypool

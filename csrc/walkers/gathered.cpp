@@ -182,13 +182,19 @@ class GatheredWorker {
     for (const Row& row : lines_) whole = whole && row.whole;
     if (p_.direct && !lines_.empty())
       ahead_.consumed(advance(lines_.back().values, line.in * inner_, k_.in_size));
-    const bool sorts = k_.ranks == nullptr || static_cast<Index>(lines_.size()) * line.kernel <= kNetwork;
+    const bool slides = k_.slides && slide() && !tracks();
+    const bool sorts = k_.ranks == nullptr || slides || static_cast<Index>(lines_.size()) * line.kernel <= kNetwork;
     auto [low, high] = inside(line, first_, end_);
     if (!whole || lines_.empty() || !sorts || (!p_.together && inner_ < kLanes)) low = high = first_;
     for (Index o = first_; o < low; ++o) column(o, whole && sorts);
     if (low < high && p_.together) side_by_side(low, high - low, {0, line.kernel, 0});
     else for (Index o = low; o < high; ++o) side_by_side(o, 1, {0, line.kernel, 0});
     for (Index o = high; o < end_; ++o) column(o, whole && sorts);
+  }
+
+  // Is every window of a line the one before, one element on?
+  bool slide() const {
+    return !p_.last().irregular && p_.last().stride == 1 && p_.last().dilation == 1 && inner_ == 1;
   }
 
   // Where window o starts in a line.
@@ -215,7 +221,7 @@ class GatheredWorker {
   }
 
   void reduce(Windows& w) {
-    if (k_.ranks) {
+    if (k_.ranks && w.count <= kNetwork) {
       const Network& sorting = network(w.count);
       w.network = sorting.exchanges.data();
       w.exchanges = static_cast<Index>(sorting.exchanges.size());
@@ -237,7 +243,7 @@ class GatheredWorker {
       for (Index t = taps.tap; t < taps.tap + taps.count; ++t)
         taps_.push_back(advance(row.values, p_.shift(t) + start(o), k_.acc_size));
     w.count = static_cast<Index>(taps_.size());
-    w.columns = p_.last().stride == 1 && p_.last().dilation == 1 && inner_ == 1 ? taps.count : 0;
+    w.columns = slide() ? taps.count : 0;
     Index chunk = std::max<Index>(1, kChunk / inner_);
     for (Index c = 0; c < columns; c += chunk) {
       const Index m = std::min(chunk, columns - c);

@@ -331,6 +331,30 @@ def test_quantile(case, q, method, indices):
             )
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "float32", "float16"])
+@pytest.mark.parametrize("kernel, stride", [(3, 1), (3, 2), (5, 1), (5, 2), (11, 1), (13, 1), (17, 1), (17, 3)])
+@pytest.mark.parametrize("q, method", [(0.5, 1), (0.5, 0), (0.3, 0), (1.0, 2)])
+def test_windows_of_every_size(dtype, kernel, stride, q, method):
+    """Networks in registers and in memory, sliding counts and selection; long lines, NaNs here and there."""
+    rng = np.random.default_rng(kernel)
+    x = (rng.random((2, 19, 90)) * 120).astype(dtype)
+    x[1, 3:9] = x[1, 3, 3]
+    if x.dtype.kind == "f":
+        x[0, 4, 5] = x[0, 12, 77] = np.nan
+    pad = kernel // 2
+    windows = [[kernel, stride, pad, pad, 1, (n + 2 * pad - kernel) // stride + 1] for n in x.shape[1:]]
+    got = pool("quantile", x, [1, 2], windows, [q, method])
+    padded = np.pad(x.astype(np.float64), ((0, 0), (pad, pad), (pad, pad)), constant_values=-1e9)
+    for out in np.ndindex(*got.shape):
+        rows, columns = (slice(o * stride, o * stride + kernel) for o in out[1:])
+        w = padded[out[0], rows, columns].ravel()
+        w = w[w != -1e9]
+        want = quantile_of(w, q, METHODS[method], x.dtype)
+        same = close(got[out], want, x.dtype) if x.dtype.kind == "f" and method == 0 else np.array_equal(
+            got[out], x.dtype.type(want), equal_nan=x.dtype.kind == "f")
+        assert same, (out, got[out], want)
+
+
 @SLOW
 @given(cases(FLOATS), st.integers(0, 2**64 - 1), st.sampled_from(["plane", "offset"]))
 def test_draws(case, seed, indices):
@@ -493,61 +517,3 @@ def test_same_bits_for_all_threads_and_instruction_sets():
             assert done.returncode == 0, done.stderr
             seen[isa, threads] = done.stdout
     assert len(set(seen.values())) == 1, [k for k, v in seen.items() if v != next(iter(seen.values()))]
-
-
-# ---------------------------------------------------------------- fractional
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32), st.sampled_from(FLOATS + INTEGERS), st.integers(1, 3), st.booleans())
-def test_fractional(seed, dtype, pooled, leading):
-    rng = np.random.default_rng(seed)
-    spatial = rng.integers(3, 9, size=pooled).tolist()
-    kernel = [int(rng.integers(1, 4)) for _ in spatial]
-    shape = [2, 3] + spatial if leading else spatial + [3]
-    axes = list(range(2, 2 + pooled)) if leading else list(range(pooled))
-    out_size = [int(rng.integers(1, 7)) for _ in spatial]
-    planes = math.prod(n for a, n in enumerate(shape) if a not in axes)
-    x = (rng.normal(size=shape) * 4).astype(dtype)
-    if x.dtype.kind == "f":
-        x[rng.random(shape) < 0.03] = np.nan
-    starts = [[np.sort(rng.integers(0, n - k + 1, size=o)) for n, k, o in zip(spatial, kernel, out_size)]
-              for _ in range(planes)]
-    flat = np.concatenate([s for plane in starts for s in plane]).astype(np.int64)
-    out_shape = list(shape)
-    for a, o in zip(axes, out_size):
-        out_shape[a] = o
-    out, plane, offset = np.empty(out_shape, dtype), np.empty(out_shape, np.int64), np.empty(out_shape, np.uint8)
-    for kind, places in (("plane", plane), ("offset", offset)):
-        f = _core.Fractional(dtype, shape, elements(x), elements(out), axes, kernel, out_size, kind)
-        f.run(x.ctypes.data, out.ctypes.data, places.ctypes.data, flat.ctypes.data)
-    moved = [np.moveaxis(t, axes, range(-pooled, 0)) for t in (x, out, plane, offset)]
-    xs, outs, planes_, offsets = (t.reshape(-1, *t.shape[t.ndim - pooled:]) for t in moved)
-    grad = rng.normal(size=out_shape).astype(dtype)
-    grads = np.moveaxis(grad, axes, range(-pooled, 0)).reshape(outs.shape)
-    want_grad = np.zeros(xs.shape)
-    for p in range(planes):
-        for o in np.ndindex(*out_size):
-            window = tuple(slice(starts[p][i][o[i]], starts[p][i][o[i]] + kernel[i]) for i in range(pooled))
-            w = xs[p][window].ravel()
-            nan = np.flatnonzero(np.isnan(w.astype(np.float64)))
-            at = nan[-1] if nan.size else np.argmax(w)
-            assert np.array_equal(outs[p][o], w[at], equal_nan=x.dtype.kind == "f")
-            cell = tuple(int(c) + int(starts[p][i][o[i]]) for i, c in enumerate(np.unravel_index(at, kernel)))
-            assert offsets[p][o] == at and planes_[p][o] == np.ravel_multi_index(cell, spatial)
-            want_grad[p][cell] += grads[p][o]
-    if x.dtype.kind == "f":
-        grad_in = np.empty_like(x)
-        f.backward(grad.ctypes.data, offset.ctypes.data, grad_in.ctypes.data, flat.ctypes.data)
-        got = np.moveaxis(grad_in, axes, range(-pooled, 0)).reshape(xs.shape)
-        np.testing.assert_allclose(got.astype(np.float64), want_grad, rtol=2e-3 if dtype == "float16" else 1e-5, atol=1e-2 if dtype == "float16" else 1e-5)
-
-
-def test_fractional_refuses_windows_beyond_the_input():
-    x, out = np.arange(5.0), np.full(2, 9.0)
-    f = _core.Fractional("float64", [5], [1], [1], [0], [2], [2], "none")
-    for bad in ([0, 4], [-1, 2]):
-        starts = np.array(bad, np.int64)
-        with pytest.raises(ValueError, match="reaches beyond the input of 5"):
-            f.run(x.ctypes.data, out.ctypes.data, 0, starts.ctypes.data)
-    assert np.array_equal(out, [9.0, 9.0])

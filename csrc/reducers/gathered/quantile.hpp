@@ -136,13 +136,56 @@ struct quantile {
     return !nans;
   }
 
+  // Counts of all values of 8 bits, which windows of any size slide over: Huang, Yang and Tang, "A Fast
+  // Two-Dimensional Median Filtering Algorithm", 1979.
+  template <class A>
+  static constexpr bool slides = sizeof(A) == 1;
+  static constexpr Index kSlides = 121;  // in smaller windows, sorting networks are quicker
+
+  template <class A>
+  INFINITYPOOL_LOOP void slide(const Windows& w, const Rank& rank) {
+    constexpr int shift = std::is_signed_v<A> ? 128 : 0;
+    auto* tap = reinterpret_cast<const A* const*>(w.tap);
+    auto* to = static_cast<A*>(w.result);
+    std::uint32_t counts[256] = {};
+    for (Index j = 0; j < w.count; ++j) ++counts[int(*tap[j]) + shift];
+    int v = 0;
+    Index below = 0;  // elements less than v
+    for (Index i = 0;;) {
+      while (below > rank.low) below -= counts[--v];
+      while (below + Index(counts[v]) <= rank.low) below += counts[v++];
+      int next = v;
+      if (below + Index(counts[v]) <= rank.high)
+        for (++next; !counts[next];) ++next;
+      to[i] = between(A(v - shift), A(next - shift), rank.part);
+      if (++i == w.n) return;
+      for (Index r = 0; r < w.count; r += w.columns) {
+        const int gone = int(tap[r][i - 1]) + shift, come = int(tap[r][i - 1 + w.columns]) + shift;
+        --counts[gone];
+        ++counts[come];
+        below += (come < v) - (gone < v);
+      }
+    }
+  }
+
   // All windows of a line at once, where there is a quicker way than one by one.
   template <class A>
   static bool reduce_all(const Windows& w, const Parameters& p) {
+    if (w.chosen) return false;
     const Rank rank(w.count, p);
-    if (w.count != 9 || w.columns != 3 || rank.low != 4 || rank.part != 0 || w.chosen) return false;
     auto* tap = reinterpret_cast<const A* const*>(w.tap);
-    return medians_of_nine(tap[0], tap[3], tap[6], static_cast<A*>(w.result), w.n);
+    auto* to = static_cast<A*>(w.result);
+    if constexpr (slides<A>)
+      if (w.columns && w.count >= kSlides) {
+        slide<A>(w, rank);
+        return true;
+      }
+    if (rank.low != w.count / 2 || rank.part != 0) return false;
+    if (w.count == 9 && w.columns == 3) return medians_of_nine(tap[0], tap[3], tap[6], to, w.n);
+    if (w.count == 5) return MedianNetwork<5>::medians(to, tap, w.n);
+    if (w.count == 9) return MedianNetwork<9>::medians(to, tap, w.n);
+    if (w.count == 25) return MedianNetwork<25>::medians(to, tap, w.n);
+    return false;
   }
 
   template <class A>
