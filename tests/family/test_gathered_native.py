@@ -46,10 +46,10 @@ def longest(n, window):
 
 def windows_of(x, axes, windows):
     """Yields output index, then tap and position of every element of its window, in row order."""
-    lists = [list(taps(x.shape[a], w)) for a, w in zip(axes, windows)]
-    kernel = [longest(x.shape[a], w) for a, w in zip(axes, windows)]
+    lists = [list(taps(x.shape[a], w)) for a, w in zip(axes, windows, strict=True)]
+    kernel = [longest(x.shape[a], w) for a, w in zip(axes, windows, strict=True)]
     shape = list(x.shape)
-    for a, each in zip(axes, lists):
+    for a, each in zip(axes, lists, strict=True):
         shape[a] = len(each)
     for out in np.ndindex(*shape):
         cells = []
@@ -78,9 +78,9 @@ def pool(
     order="C",
 ):
     shape = list(x.shape)
-    for a, w in zip(axes, windows):
+    for a, w in zip(axes, windows, strict=True):
         shape[a] = w[-1]
-    kernel = math.prod(longest(x.shape[a], w) for a, w in zip(axes, windows))
+    kernel = math.prod(longest(x.shape[a], w) for a, w in zip(axes, windows, strict=True))
     out = np.full(shape, 77, x.dtype, order=order)
     size = 1 if kernel <= 256 else 2 if kernel <= 65536 else 4
     places = np.full(shape, 55, np.int64 if indices == "plane" else OFFSETS[size], order=order)
@@ -332,7 +332,9 @@ def test_quantile(case, q, method, indices):
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "float32", "float16"])
-@pytest.mark.parametrize("kernel, stride", [(3, 1), (3, 2), (5, 1), (5, 2), (11, 1), (13, 1), (17, 1), (17, 3)])
+@pytest.mark.parametrize(
+    "kernel, stride", [(3, 1), (3, 2), (5, 1), (5, 2), (11, 1), (13, 1), (17, 1), (17, 3)]
+)
 @pytest.mark.parametrize("q, method", [(0.5, 1), (0.5, 0), (0.3, 0), (1.0, 2)])
 def test_windows_of_every_size(dtype, kernel, stride, q, method):
     """Networks in registers and in memory, sliding counts and selection; long lines, NaNs here and there."""
@@ -342,7 +344,9 @@ def test_windows_of_every_size(dtype, kernel, stride, q, method):
     if x.dtype.kind == "f":
         x[0, 4, 5] = x[0, 12, 77] = np.nan
     pad = kernel // 2
-    windows = [[kernel, stride, pad, pad, 1, (n + 2 * pad - kernel) // stride + 1] for n in x.shape[1:]]
+    windows = [
+        [kernel, stride, pad, pad, 1, (n + 2 * pad - kernel) // stride + 1] for n in x.shape[1:]
+    ]
     got = pool("quantile", x, [1, 2], windows, [q, method])
     padded = np.pad(x.astype(np.float64), ((0, 0), (pad, pad), (pad, pad)), constant_values=-1e9)
     for out in np.ndindex(*got.shape):
@@ -350,8 +354,11 @@ def test_windows_of_every_size(dtype, kernel, stride, q, method):
         w = padded[out[0], rows, columns].ravel()
         w = w[w != -1e9]
         want = quantile_of(w, q, METHODS[method], x.dtype)
-        same = close(got[out], want, x.dtype) if x.dtype.kind == "f" and method == 0 else np.array_equal(
-            got[out], x.dtype.type(want), equal_nan=x.dtype.kind == "f")
+        same = (
+            close(got[out], want, x.dtype)
+            if x.dtype.kind == "f" and method == 0
+            else np.array_equal(got[out], x.dtype.type(want), equal_nan=x.dtype.kind == "f")
+        )
         assert same, (out, got[out], want)
 
 
@@ -388,17 +395,34 @@ FORWARD = {
     "log_sum_exp": (lambda w, p: log_sum_exp(w, p[0]), [[1.0], [-2.0]]),
     "soft": (lambda w, p: soft(w, p[0]), [[1.0], [-0.5], [0.0]]),
     "stochastic": (lambda w, p: expectation(w, p), [[1.0]]),
-    "lp": (lambda w, p: np.sign(np.sum(w ** p[0])) * np.abs(np.sum(w ** p[0])) ** (1 / p[0]),
-           [[1.0], [2.0], [3.0], [4.0], [5.0]]),
-    "power_mean": (lambda w, p: np.mean(np.maximum(w, p[1]) ** p[0]) ** (1 / p[0]),
-                   [[2.0, -math.inf], [3.0, 1e-6], [2.5, 0.5], [1.0, -math.inf]]),
+    "lp": (
+        lambda w, p: np.sign(np.sum(w ** p[0])) * np.abs(np.sum(w ** p[0])) ** (1 / p[0]),
+        [[1.0], [2.0], [3.0], [4.0], [5.0]],
+    ),
+    "power_mean": (
+        lambda w, p: np.mean(np.maximum(w, p[1]) ** p[0]) ** (1 / p[0]),
+        [[2.0, -math.inf], [3.0, 1e-6], [2.5, 0.5], [1.0, -math.inf]],
+    ),
 }
 
 
 def backward(reducer, x, axes, windows, parameters, result, grad):
     grad_in = np.full_like(x, 88)
-    plan = _core.PoolBackward(reducer, x.dtype.name, list(x.shape), elements(grad), [], elements(grad_in), axes, windows,
-                              False, 0, parameters, elements(x), elements(result))
+    plan = _core.PoolBackward(
+        reducer,
+        x.dtype.name,
+        list(x.shape),
+        elements(grad),
+        [],
+        elements(grad_in),
+        axes,
+        windows,
+        False,
+        0,
+        parameters,
+        elements(x),
+        elements(result),
+    )
     plan.run(grad.ctypes.data, 0, grad_in.ctypes.data, x.ctypes.data, result.ctypes.data)
     return grad_in
 
@@ -433,7 +457,9 @@ def test_gradient(case, reducer, data):
                 slope = (value(up, parameters) - value(down, parameters)) / (2 * step)
                 want[cell[0]] += grad[out] * slope
     got = backward(reducer, x, axes, windows, parameters, result, grad)
-    np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-5 * (1 + np.max(np.abs(want), initial=0)))
+    np.testing.assert_allclose(
+        got, want, rtol=2e-4, atol=2e-5 * (1 + np.max(np.abs(want), initial=0))
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -446,10 +472,22 @@ def test_gradient_of_narrow_types(reducer, dtype):
     result = pool(reducer, x, axes, windows, parameters)
     grad = rng.normal(size=result.shape).astype(dtype)
     wide = x.astype(np.float64)
-    want = backward(reducer, wide, axes, windows, parameters, pool(reducer, wide, axes, windows, parameters),
-                    grad.astype(np.float64))
+    want = backward(
+        reducer,
+        wide,
+        axes,
+        windows,
+        parameters,
+        pool(reducer, wide, axes, windows, parameters),
+        grad.astype(np.float64),
+    )
     got = backward(reducer, x, axes, windows, parameters, result, grad)
-    np.testing.assert_allclose(got.astype(np.float64), want, rtol=1e-2 if dtype == "float16" else 1e-5, atol=1e-2 if dtype == "float16" else 1e-5)
+    np.testing.assert_allclose(
+        got.astype(np.float64),
+        want,
+        rtol=1e-2 if dtype == "float16" else 1e-5,
+        atol=1e-2 if dtype == "float16" else 1e-5,
+    )
 
 
 def test_selected_elements_get_the_gradient():
@@ -458,8 +496,21 @@ def test_selected_elements_get_the_gradient():
     for reducer, parameters in (("quantile", [0.5, 1]), ("stochastic", [0.0])):
         result, offsets = pool(reducer, x, [1], windows, parameters, indices="offset")
         grad, grad_in = np.array([[2.0, 7.0]]), np.empty_like(x)
-        plan = _core.PoolBackward(reducer, "float64", [1, 6], elements(grad), elements(offsets), elements(grad_in), [1],
-                                  windows, False, 0, parameters, [], [])
+        plan = _core.PoolBackward(
+            reducer,
+            "float64",
+            [1, 6],
+            elements(grad),
+            elements(offsets),
+            elements(grad_in),
+            [1],
+            windows,
+            False,
+            0,
+            parameters,
+            [],
+            [],
+        )
         plan.run(grad.ctypes.data, offsets.ctypes.data, grad_in.ctypes.data, 0, 0)
         want = np.zeros(6)
         want[offsets[0] + [0, 3]] = [2.0, 7.0]
@@ -513,7 +564,11 @@ def test_same_bits_for_all_threads_and_instruction_sets():
     for isa in _core.isas():
         for threads in ("1", "2", "3") if isa == _core.isas()[-1] else ("2",):
             env = dict(os.environ, INFINITYPOOL_ISA=isa, OMP_NUM_THREADS=threads)
-            done = subprocess.run([sys.executable, "-c", SAME, folder], env=env, capture_output=True, text=True)
+            done = subprocess.run(
+                [sys.executable, "-c", SAME, folder], env=env, capture_output=True, text=True
+            )
             assert done.returncode == 0, done.stderr
             seen[isa, threads] = done.stdout
-    assert len(set(seen.values())) == 1, [k for k, v in seen.items() if v != next(iter(seen.values()))]
+    assert len(set(seen.values())) == 1, [
+        k for k, v in seen.items() if v != next(iter(seen.values()))
+    ]
