@@ -165,6 +165,10 @@ class GatheredWorker {
         if (a == 0) ++output_[0];
       }
     }
+  }
+
+  // Windows that still wait, from any of the tasks.
+  void finish() {
     for (auto& [count, batch] : batches_) flush(count, batch);
   }
 
@@ -185,7 +189,9 @@ class GatheredWorker {
     const bool slides = k_.slides && slide() && !tracks();
     const bool sorts = k_.ranks == nullptr || slides || static_cast<Index>(lines_.size()) * line.kernel <= kNetwork;
     auto [low, high] = inside(line, first_, end_);
-    if (!whole || lines_.empty() || !sorts || (!p_.together && inner_ < kLanes)) low = high = first_;
+    // A few windows wait for more rather than be reduced among themselves.
+    const bool few = (p_.together ? (high - low) * inner_ : inner_) < kLanes;
+    if (!whole || lines_.empty() || !sorts || few) low = high = first_;
     for (Index o = first_; o < low; ++o) column(o, whole && sorts);
     if (low < high && p_.together) side_by_side(low, high - low, {0, line.kernel, 0});
     else for (Index o = low; o < high; ++o) side_by_side(o, 1, {0, line.kernel, 0});
@@ -301,8 +307,15 @@ class GatheredWorker {
   void collect(Index o, Index c, Window taps) {
     const std::size_t size = k_.acc_size;
     Index count = 0;
+    const bool adjacent = !tracks() && !p_.split && inner_ == 1 && (p_.last().irregular || p_.last().dilation == 1);
     for (const Row& row : lines_) {
       const Index at = start(o) + c;
+      if (row.whole && adjacent) {
+        std::memcpy(advance(values_, count, size), advance(row.values, at + p_.shift(taps.tap), size),
+                    static_cast<std::size_t>(taps.count) * size);
+        count += taps.count;
+        continue;
+      }
       for (Index t = taps.tap; t < taps.tap + taps.count; ++t) {
         const char* value = advance(row.values, at + p_.shift(t), size);
         if (!row.whole) {
@@ -345,7 +358,7 @@ class GatheredWorker {
   void wait(Index count, Index to, double draw) {
     Batch& batch = batches_[count];
     if (batch.room == 0) {
-      batch.room = count <= 64 ? 64 : count <= 1024 ? 16 : count <= 16384 ? 8 : 1;
+      batch.room = count <= 256 ? 64 : count <= 4096 ? 32 : count <= 16384 ? 8 : 1;
       batch.values.resize(static_cast<std::size_t>(count * batch.room) * k_.acc_size);
       if (tracks()) batch.places.resize(static_cast<std::size_t>(count * batch.room));
       batch.draws.resize(batch.room);

@@ -37,6 +37,7 @@ void parallel(const std::vector<Task>& tasks, int threads, MakeWorker make) {
       auto worker = make();
       for (std::size_t first; (first = next.fetch_add(batch)) < tasks.size();)
         for (std::size_t i = first; i < std::min(first + batch, tasks.size()); ++i) worker.run(tasks[i]);
+      if constexpr (requires { worker.finish(); }) worker.finish();  // what tasks have left to the end
       drain_stores();
     } catch (...) {
       if (!failed.test_and_set()) error = std::current_exception();

@@ -93,20 +93,41 @@ struct stochastic {
     }
   }
 
-  // d result / d x = (2 x - result) / total where x > 0, and 1 / count where no element is.
+  // d result / d x = (2 x - result) / total where x > 0, and 1 / count where no element is positive.
+  template <class A>
+  INFINITYPOOL_LOOP void give(A* __restrict sum, const A* __restrict x, const A* __restrict grad,
+                              const double* __restrict scale, const double* __restrict base,
+                              const double* __restrict rest, Index n) {
+    for (Index i = 0; i < n; ++i) {
+      const double v = x[i], weight = scale[i] * (2 * v - base[i]);
+      sum[i] += grad[i] * A(v > 0 ? weight : rest[i]);
+    }
+  }
+
   template <class A>
   static void share(const Side<A>& w, const Parameters&) {
-    double total[kWindowsAtATime], squares[kWindowsAtATime], plain[kWindowsAtATime];
+    double total[kWindowsAtATime], base[kWindowsAtATime], rest[kWindowsAtATime], scale[kWindowsAtATime];
     A nan[kWindowsAtATime];
-    add_up(w, total, squares, plain, nan);
+    add_up(w, total, base, rest, nan);
+    bool special = false;
+    for (Index i = 0; i < w.n; ++i) {
+      const bool apart = total[i] == infinity || is_nan(nan[i]);
+      special = special || apart;
+      scale[i] = apart || !(total[i] > 0) ? 0 : 1 / total[i];
+      base[i] = apart ? 0 : double(w.result[i]);
+      rest[i] = apart || total[i] > 0 ? 0 : 1 / double(w.count);
+    }
     for (Index j = 0; j < w.count; ++j) {
-      const A* x = w.tap[j] + w.at;
       A* sum = w.sum[j] + w.at;
-      for (Index i = 0; i < w.n; ++i) {
-        const double part = x[i] > 0 ? (2 * double(x[i]) - double(w.result[i])) / total[i] : 0.0;
-        const double finite = total[i] > 0 ? part : 1 / double(w.count);
-        const double weight = total[i] == infinity ? double(double(x[i]) == infinity) : finite;
-        sum[i] += w.grad[i] * (is_nan(nan[i]) ? nan[i] : A(weight));
+      const A* x = w.tap[j] + w.at;
+      if (special) {  // a NaN is everybody's; an infinite total comes from its infinite elements alone
+        for (Index i = 0; i < w.n; ++i) {
+          const double v = x[i], weight = scale[i] * (2 * v - base[i]);
+          const A usual = A(v > 0 ? weight : rest[i]), certain = is_nan(nan[i]) ? nan[i] : A(v == infinity);
+          sum[i] += w.grad[i] * (total[i] == infinity || is_nan(nan[i]) ? certain : usual);
+        }
+      } else {
+        give(sum, x, w.grad, scale, base, rest, w.n);
       }
     }
   }
