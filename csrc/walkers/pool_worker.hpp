@@ -394,7 +394,8 @@ class PoolWorker {
           const Index part = std::min(chunk_, n - done);
           Term piece[kTerms];
           for (int j = 0; j < count; ++j) set(piece[j], terms[j].value, terms[j].place, done, k_);
-          ahead_.ask(count * part * static_cast<Index>(k_.in_size));
+          // Long runs are asked for by the processor itself, and better.
+          if (n <= part) ahead_.ask(count * part * static_cast<Index>(k_.in_size));
           k_.merge_values[p_.omits_](advance(to, done, k_), piece, count, part);
         }
         if (!empty) std::swap(sums_[top], sums_.back());
