@@ -57,7 +57,9 @@ Route::Route(const PoolArguments& a) {
   }
   steps_ = step;
   const Index row_bytes = std::max<Index>(1, row_ * static_cast<Index>(kernels_->acc_size));
-  band_ = std::max(kBandBytes / row_bytes, 2 * axes_.front().span());  // slides along
+  // Slides along; with room to do so seldom where windows overlap.
+  const Axis& top = axes_.front();
+  band_ = std::max(kBandBytes / row_bytes, top.stride >= top.span() ? top.span() : 2 * top.span());
 
   if (compares_) {
     phases_.resize(line.stride);
