@@ -113,7 +113,8 @@ void Pool::plan(const PoolArguments& a, const Shape& shape, const Shape& from, c
   for (const Axis& axis : axes_) starts_ = per_plane ? std::max(starts_, axis.out) : 0;
 
   if (layout_.line_axis_added) axes_.push_back(Axis{});
-  if (axes_.size() == 1 && !layout_.outer.empty() && !per_plane && axes_[0].out < kInnerBlock) take_outer_axis(layout_, axes_);
+  if (axes_.size() == 1 && !layout_.outer.empty() && !per_plane && axes_[0].out < kInnerBlock)
+    take_outer_axis(layout_, axes_);
   for (std::size_t i = 0; i < axes_.size(); ++i) {
     if (transposed) axes_[i] = transpose(axes_[i], i + 1 == axes_.size(), weights);
     axes_[i].in_stride = layout_.axes[i][0];
@@ -131,8 +132,9 @@ void Pool::plan(const PoolArguments& a, const Shape& shape, const Shape& from, c
                       (inner.size == 1 || inner.stride[0] == 1) && (last.in == 1 || last.in_stride == inner.size);
   raw_lines_ = contiguous_lines_ && kernels_->direct_load && !admits_;
   column_divisor_ = divides_ && divisor_ == 0 && !last.constant_count;
-  flat_lines_ = axes_.size() > 1 && contiguous_lines_ && last.regular() && last.before == 0 && last.in == last.out * last.stride &&
-                last.span() <= last.stride && !layout_.line_axis_added && axes_[axes_.size() - 2].in_stride == last.in * inner.size;
+  flat_lines_ = axes_.size() > 1 && contiguous_lines_ && last.regular() && last.before == 0 &&
+                last.in == last.out * last.stride && last.span() <= last.stride && !layout_.line_axis_added &&
+                axes_[axes_.size() - 2].in_stride == last.in * inner.size;
 
   flat_out_ = inner.size == 1 || inner.stride[1] == 1;
   Index item = inner_block_, outputs = layout_.outer_count() * inner.size, inputs = outputs;
@@ -151,7 +153,8 @@ void Pool::plan(const PoolArguments& a, const Shape& shape, const Shape& from, c
     const Axis& rows = axes_[axes_.size() - 2];
     double taps = 0;
     for (Index o = 0; o < rows.out; ++o) taps += static_cast<double>(rows.valid(o).count);
-    rows_first_ = !transposed && weights != Weights::binomial && rows.kernel >= kRowsFirst && taps <= 1.5 * static_cast<double>(rows.in);
+    rows_first_ = !transposed && weights != Weights::binomial && rows.kernel >= kRowsFirst &&
+                  taps <= 1.5 * static_cast<double>(rows.in);
   }
   scans_ = kernels_->any_nan && merges > 2 && !omits_;
   stream_ = static_cast<std::size_t>(outputs) * kernels_->out_size >= kStreamBytes;
@@ -174,7 +177,9 @@ void Pool::run(const void* in, void* out, void* places, const std::uint8_t* mask
   if (elements_ == 0) return;
   if (first.per_plane) check(starts);
   const int threads = elements_ < kParallelElements ? 1 : thread_count();
-  const Index halo = axes_.size() == 1 ? kInnerBlock / 2 : (rows_first_ ? 0 : first.regular() ? first.span() / std::max<Index>(first.stride, 1) : 1);
+  Index halo = first.regular() ? first.span() / std::max<Index>(first.stride, 1) : 1;
+  if (rows_first_) halo = 0;
+  if (axes_.size() == 1) halo = kInnerBlock / 2;
   const auto tasks = split(layout_, first.out, halo, inner_block_, threads);
   parallel(tasks, threads, [&] { return PoolWorker(*this, in, out, places, mask, starts); });
 }

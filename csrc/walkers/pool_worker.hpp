@@ -373,8 +373,8 @@ class PoolWorker {
     return true;
   }
 
-  // Places are not carried along: winners are looked up afterwards. Sums of kRowsBlock lines each are added in pairs, those of pairs in pairs: errors grow with the
-  // logarithm of the window's height.
+  // Places are not carried along: winners are looked up afterwards. Sums of kRowsBlock lines each are added
+  // in pairs, those of pairs in pairs: errors grow with the logarithm of the window's height.
   void merge_pieces(const Window& rows, const char* src, Index at, Index n, Line dst) {
     const Axis& axis = axes_[n_ - 2];
     const Index step = axis.regular() ? axis.dilation : axis.table_step;
