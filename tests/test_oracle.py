@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import cv2
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -12,6 +13,7 @@ import scipy.special
 import torch
 import torch.nn.functional as F
 from numpy.lib.stride_tricks import sliding_window_view
+from skimage import measure
 
 import oracle
 
@@ -376,14 +378,12 @@ def test_filters_of_scipy():
 
 
 def test_median_filter_of_opencv():
-    cv2 = pytest.importorskip("cv2")
     x = np.random.default_rng(7).integers(0, 256, (20, 17)).astype(np.uint8)
     got = _computed(x, "quantile", 5, {"stride": 1}, q=0.5, method="linear")
     oracle.assert_same_bits(got, cv2.medianBlur(x, 5)[2:-2, 2:-2])
 
 
 def test_block_reduce_of_scikit_image():
-    measure = pytest.importorskip("skimage.measure")
     x = np.random.default_rng(8).standard_normal((12, 15))
     for op, function in (("max", np.max), ("mean", np.mean), ("sum", np.sum)):
         got = oracle.pool(x, op, (3, 5)).values.astype(float)

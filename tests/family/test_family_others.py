@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import cv2
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -11,6 +12,7 @@ import scipy.special
 import torch
 import torch.nn.functional as F
 from numpy.lib.stride_tricks import sliding_window_view
+from skimage import measure
 
 import infinitypool as ip
 import oracle
@@ -73,7 +75,6 @@ def test_morphology(kernel, dtype):
 @pytest.mark.parametrize("kernel", [3, 5, 7])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_median_blur_of_opencv(dtype, kernel):
-    cv2 = pytest.importorskip("cv2")
     if kernel == 7 and dtype != np.uint8:
         kernel = 5  # OpenCV has larger windows for bytes alone
     x = PICTURE.astype(dtype)
@@ -86,7 +87,6 @@ def test_median_blur_of_opencv(dtype, kernel):
 
 
 def test_block_reduce_of_scikit_image():
-    measure = pytest.importorskip("skimage.measure")
     x = np.random.default_rng(1).standard_normal((6, 30, 42))
     block = (2, 3, 7)
     for ours, theirs in [
