@@ -181,3 +181,27 @@ def test_into_out(convention, dtype, adaptive):
     oracle.assert_same_bits(indices.out, want[1])
     values.check()
     indices.check()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int8, np.int64])
+@pytest.mark.parametrize("parts", [3, 7])
+def test_ties_in_long_windows_of_a_line(parts, dtype):
+    """Long windows are reduced in lanes, whose winners meet out of their order."""
+    rng = np.random.default_rng(parts)
+    x = rng.integers(0, 2, (5, 1000)).astype(dtype)
+    x[1] = 0
+    x[2, rng.integers(0, 1000, 4)] = 3
+    windows = [(o * 1000 // parts, -(-(o + 1) * 1000 // parts)) for o in range(parts)]
+    for function, first in ((ip.adaptive_max_pool, np.argmax), (ip.adaptive_min_pool, np.argmin)):
+        values, places = function(x, (parts,), return_indices=True)
+        for o, (begin, end) in enumerate(windows):
+            want = begin + first(x[:, begin:end], axis=1)
+            assert np.array_equal(places[:, o], want)
+            assert np.array_equal(values[:, o], x[np.arange(5), want])
+
+
+def test_the_last_nan_of_a_long_window_wins():
+    x = np.zeros((1, 1000))
+    x[0, [5, 40, 300, 700, 701]] = np.nan
+    _, places = ip.adaptive_max_pool(x, (3,), return_indices=True)
+    assert places.tolist() == [[300, 333, 701]]
