@@ -147,23 +147,14 @@ class GatheredWorker {
 
   void run(const Task& task) {
     const Axis& line = p_.last();
-    const int n = p_.outer_axes();
     inner_ = task.inner_last - task.inner_first;
-    for (int a = 1; a < n; ++a)
-      if (p_.axes[a].out == 0) return;
     base_ = p_.layout.outer_offset(task.unit);
     for (int t = 0; t < kTensors; ++t) base_[t] += task.inner_first * p_.layout.inner.stride[t];
     for (Index first = 0; first < line.out; first += p_.columns) {
       first_ = first;
       end_ = std::min(line.out, first + p_.columns);
       skipped_ = rows_.begin(base_[kIn], inner_, first, end_);
-      std::fill(output_.begin(), output_.end(), 0);
-      for (output_[0] = task.first; output_[0] < task.last;) {
-        pool_line();
-        int a = n - 1;
-        while (a > 0 && ++output_[a] == p_.axes[a].out) output_[a--] = 0;
-        if (a == 0) ++output_[0];
-      }
+      each_line(p_.axes, output_, &Axis::out, task.first, task.last, [this] { pool_line(); });
     }
   }
 

@@ -168,21 +168,6 @@ class RouteWorker {
     out_.store(where, to, columns, inner_);
   }
 
-  // Calls visit() for every line of inputs or outputs whose first coordinate is in [first, end).
-  template <class Visit>
-  void each_line(std::vector<Index>& coordinate, Index Axis::*size, Index first, Index end, Visit visit) {
-    for (int a = 1; a < n_ - 1; ++a) {
-      coordinate[a] = 0;
-      if (axis(a).*size == 0) return;
-    }
-    for (coordinate[0] = first; coordinate[0] < end;) {
-      visit();
-      int a = n_ - 2;
-      while (a > 0 && ++coordinate[a] == axis(a).*size) coordinate[a--] = 0;
-      if (a == 0) ++coordinate[0];
-    }
-  }
-
   // A padded line of sums; inputs that no window reaches get 0.
   void emit_padded(const char* sums) {
     const Axis& line = last();
@@ -213,7 +198,7 @@ class RouteWorker {
         std::memset(advance(band_, kept * r_.row_, k_.acc_size), 0, bytes(r_.band_ - kept));
         origin_ = top.start(o);
       }
-      each_line(output_, &Axis::out, o, o + 1, [&] {
+      each_line(r_.axes_, output_, &Axis::out, o, o + 1, [&] {
         Index where = (top.start(o) - origin_) * r_.steps_[0];
         for (int a = n_ - 2; a > 0; --a) where += (axis(a).start(output_[a]) + axis(a).before) * r_.steps_[a];
         add_line(advance(band_, where, k_.acc_size));
@@ -273,7 +258,7 @@ class RouteWorker {
 
   // Inputs of the first axis from emitted_ up to `end`; those behind the band were not reached.
   void emit_rows(Index end) {
-    each_line(input_, &Axis::in, emitted_, end, [&] {
+    each_line(r_.axes_, input_, &Axis::in, emitted_, end, [&] {
       Index where = (input_[0] - origin_) * r_.steps_[0];
       bool reached = input_[0] < origin_ + r_.band_;
       for (int a = n_ - 2; a > 0; --a) {

@@ -49,7 +49,17 @@ class Rows {
     for (Row& slot : slots_) slot.id = -1;
     return skipped;
   }
-  Index position() const { return position_; }  // of the first element
+
+  // What a phase holds of the input's line: n columns, a stretch apart, at this place in the row.
+  struct Held { Index first, n, at; };
+  Held held(std::size_t phase) const {
+    const Index step = p_.stretch(), length = p_.phase_length / p_.inner_block, in = p_.last().in;
+    const Index start = position_ + p_.phases[phase];
+    const Index skip = start < 0 ? (-start + step - 1) / step : 0;
+    const Index first = start + skip * step;
+    const Index n = std::min(length - skip, first < in ? (in - first + step - 1) / step : 0);
+    return {first, n, static_cast<Index>(phase) * p_.phase_length + skip * inner_};
+  }
 
   // The lines of the window at these outputs of the outer axes, in order.
   void gather(const std::vector<Index>& output, std::vector<Row>& rows, bool plane) {
@@ -102,14 +112,10 @@ class Rows {
     std::uint8_t* mask = p_.masked ? masks_ + slot * p_.row : nullptr;
     row.values = values;
     row.mask = mask;
-    const Index step = p_.stretch(), length = p_.phase_length / p_.inner_block;
+    const Index step = p_.stretch();
     for (std::size_t j = 0; j < p_.phases.size(); ++j) {
-      const Index start = position_ + p_.phases[j];
-      const Index skip = start < 0 ? (-start + step - 1) / step : 0;
-      const Index first = start + skip * step;
-      const Index n = std::min(length - skip, first < line.in ? (line.in - first + step - 1) / step : 0);
+      const auto [first, n, to] = held(j);
       if (n <= 0) continue;
-      const Index to = static_cast<Index>(j) * p_.phase_length + skip * inner_;
       const Runs runs{n, line.in == 1 ? inner_ : step * line.in_stride, inner_, inner_ == 1 ? 1 : inner.stride[kIn]};
       const Index from = first * line.in_stride;
       k_.load(advance(values, to, k_.acc_size), inner_, advance(src, from, k_.in_size), runs);

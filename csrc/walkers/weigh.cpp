@@ -57,27 +57,12 @@ class WeighWorker {
       end_ = std::min(task.last, first_ + w_.block_);
       std::memset(sums_, 0, static_cast<std::size_t>((end_ - first_) * w_.lines_ * p_.row) * k_.acc_size);
       const auto [low, high] = top.out ? top.readers(first_, end_) : std::pair<Index, Index>{0, -1};
-      each_line(output_, &Axis::out, low, high + 1, [this] { give_line(); });
-      each_line(input_, &Axis::in, first_, end_, [this] { emit_line(); });
+      each_line(p_.axes, output_, &Axis::out, low, high + 1, [this] { give_line(); });
+      each_line(p_.axes, input_, &Axis::in, first_, end_, [this] { emit_line(); });
     }
   }
 
  private:
-  template <class Visit>
-  void each_line(std::vector<Index>& at, Index Axis::*size, Index first, Index end, Visit visit) {
-    const int n = p_.outer_axes();
-    for (int a = 1; a < n; ++a) {
-      at[a] = 0;
-      if (p_.axes[a].*size == 0) return;
-    }
-    for (at[0] = first; at[0] < end;) {
-      visit();
-      int a = n - 1;
-      while (a > 0 && ++at[a] == p_.axes[a].*size) at[a--] = 0;
-      if (a == 0) ++at[0];
-    }
-  }
-
   void load(char* to, const void* from, GatheredTensor t) {
     Index where = base_[t];
     for (int a = 0; a < p_.outer_axes(); ++a) where += output_[a] * p_.layout.axes[a][t];
@@ -140,14 +125,11 @@ class WeighWorker {
     const char* sums = advance(sums_, (id - first_ * w_.lines_) * p_.row, k_.acc_size);
     const std::size_t run = static_cast<std::size_t>(inner_) * k_.acc_size;
     std::memset(dense_, 0, static_cast<std::size_t>(line.in) * run);
-    const Index step = p_.stretch(), length = p_.phase_length / p_.inner_block;
+    const Index step = p_.stretch();
     for (std::size_t j = 0; j < p_.phases.size() && line.out; ++j) {
-      const Index start = rows_.position() + p_.phases[j];
-      const Index skip = start < 0 ? (-start + step - 1) / step : 0;
-      const Index first = start + skip * step;
-      const Index n = std::min(length - skip, first < line.in ? (line.in - first + step - 1) / step : 0);
+      const auto [first, n, at] = rows_.held(j);
       if (n <= 0) continue;
-      const char* from = advance(sums, static_cast<Index>(j) * p_.phase_length + skip * inner_, k_.acc_size);
+      const char* from = advance(sums, at, k_.acc_size);
       char* to = dense_ + static_cast<std::size_t>(first) * run;
       if (step == 1) std::memcpy(to, from, static_cast<std::size_t>(n) * run);
       else if (run == 4) spread<std::uint32_t>(to, from, n, step);

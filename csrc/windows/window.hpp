@@ -63,6 +63,24 @@ void place(Axis& axis, const Index* starts = nullptr);
 
 void count_elements(Axis& axis, bool include_padding);
 
+// Calls visit() for every line of inputs or outputs, as `size` says, whose first coordinate is in [first, end);
+// `at` has a coordinate for each axis but the last.
+template <class Visit>
+void each_line(const std::vector<Axis>& axes, std::vector<Index>& at, Index Axis::*size, Index first, Index end,
+               Visit visit) {
+  const int outer = static_cast<int>(axes.size()) - 1;
+  for (int a = 1; a < outer; ++a) {
+    at[a] = 0;
+    if (axes[a].*size == 0) return;
+  }
+  for (at[0] = first; at[0] < end;) {
+    visit();
+    int a = outer - 1;
+    while (a > 0 && ++at[a] == axes[a].*size) at[a--] = 0;
+    if (a == 0) ++at[0];
+  }
+}
+
 // Lists the windows instead of building them.
 void list(Axis& axis, std::vector<Window> table, Index step);
 

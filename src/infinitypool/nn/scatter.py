@@ -24,7 +24,7 @@ from torch.autograd import forward_ad
 from .. import _core
 from ..fractional import fractional_starts
 from ..plan import REDUCERS, Cache, contiguous_strides, pool_runner
-from ..spec import TORCH, check_bytes, pool_spec
+from ..spec import TORCH, check_bytes, dtype_of_offsets, pool_spec
 from .ops import HALVES, below_autocast, dtype_name, memory_order, recycled, transforms
 
 _below_autograd = torch._C._AutoDispatchBelowAutograd
@@ -286,12 +286,8 @@ def _fractional_plan(
     if second == "plane":
         dtype = torch.int64
     elif second == "offset":
-        width = prod(kernel)
-        dtype = next((d for d in _OFFSETS if width <= 2 ** (8 * d.itemsize)), torch.uint64)
+        dtype = getattr(torch, dtype_of_offsets(prod(kernel)))
     return run, out_shape, strides, dtype
-
-
-_OFFSETS = (torch.uint8, torch.uint16, torch.uint32)
 
 
 def _fractional(

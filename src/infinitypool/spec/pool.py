@@ -48,6 +48,11 @@ class Geometry:
     padding_after: tuple[int, ...]
 
 
+def dtype_of_offsets(window: int) -> str:
+    """The smallest unsigned type that holds a place inside a ``window`` of so many elements."""
+    return next((f"uint{bits}" for bits in (8, 16, 32) if window <= 2**bits), "uint64")
+
+
 @dataclass(frozen=True)
 class PoolSpec:
     """A frozen description of one pooling operation.
@@ -118,11 +123,7 @@ class PoolSpec:
 
     def offset_dtype_for(self, sizes: Sequence[int]) -> str:
         """The smallest unsigned type that holds a place inside a window."""
-        window = prod(self.largest_windows(sizes))
-        for bits in (8, 16, 32):
-            if window <= 2**bits:
-                return f"uint{bits}"
-        return "uint64"
+        return dtype_of_offsets(prod(self.largest_windows(sizes)))
 
     @property
     def offset_dtype(self) -> str:
