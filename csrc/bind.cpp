@@ -16,6 +16,7 @@ namespace nb = nanobind;
 using namespace nb::literals;
 using namespace infinitypool;
 
+void bind_norm(nb::module_& m);
 void bind_unpool(nb::module_& m);
 
 namespace {
@@ -219,6 +220,7 @@ NB_MODULE(_core, m) {
           },
           "grad"_a, "offsets"_a, "grad_in"_a, "x"_a, "result"_a);
 
+  bind_norm(m);
   bind_unpool(m);
 
   nb::class_<Fractional>(m, "Fractional")

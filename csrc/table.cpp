@@ -94,15 +94,13 @@ const IsaTable& isa() {
 }
 
 const GatheredTable& gathered_isa() {
-  static const GatheredTable& chosen = []() -> const GatheredTable& {
+  static const GatheredTable& chosen = of_isa<GatheredTable>({&gathered_baseline,
 #if defined(INFINITYPOOL_X86)
-    for (const auto* table : {&gathered_avx2, &gathered_avx512})
-      if (std::string(table->name) == isa().name) return *table;
+                                                              &gathered_avx2, &gathered_avx512
 #elif defined(INFINITYPOOL_ARM)
-    if (std::string(gathered_neon.name) == isa().name) return gathered_neon;
+                                                              &gathered_neon
 #endif
-    return gathered_baseline;
-  }();
+  });
   return chosen;
 }
 

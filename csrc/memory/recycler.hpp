@@ -24,6 +24,7 @@ class Buffer {
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
   char* data() const { return static_cast<char*>(data_); }
+  std::size_t bytes() const { return bytes_; }
 
  private:
   void* data_;

@@ -1,0 +1,586 @@
+// The loops of the norms, compiled once per instruction set as kernels.inl is.
+
+#include <cstring>
+#include <limits>
+#include <type_traits>
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
+#endif
+
+#include "../norm/kernels.hpp"
+
+namespace infinitypool::INFINITYPOOL_ISA {
+
+#include "prelude.inl"
+
+namespace norm {
+
+#if defined(__GNUC__)
+#define INFINITYPOOL_INDEPENDENT _Pragma("GCC ivdep")
+#else
+#define INFINITYPOOL_INDEPENDENT
+#endif
+
+// 64 bytes of accumulators, added lane by lane whatever the instruction set: sums have the same bits on all.
+template <class A>
+inline constexpr int kLanes = 64 / int(sizeof(A));
+#if defined(__GNUC__)
+template <class A>
+struct PackOf;
+template <>
+struct PackOf<float> { typedef float type __attribute__((vector_size(64), aligned(4), may_alias)); };
+template <>
+struct PackOf<double> { typedef double type __attribute__((vector_size(64), aligned(8), may_alias)); };
+template <class A>
+using Pack = typename PackOf<A>::type;
+template <class A>
+inline Pack<A> spread(A x) { return x - Pack<A>{}; }
+#else
+template <class A>
+struct Pack {
+  A lane[kLanes<A>] = {};
+  A operator[](int i) const { return lane[i]; }
+#define INFINITYPOOL_LANEWISE(op)                                         \
+  friend Pack operator op(const Pack& x, const Pack& y) {                 \
+    Pack z;                                                               \
+    for (int i = 0; i < kLanes<A>; ++i) z.lane[i] = x.lane[i] op y.lane[i]; \
+    return z;                                                             \
+  }                                                                       \
+  Pack& operator op##=(const Pack& y) { return *this = *this op y; }
+  INFINITYPOOL_LANEWISE(+)
+  INFINITYPOOL_LANEWISE(-)
+  INFINITYPOOL_LANEWISE(*)
+};
+template <class A>
+inline Pack<A> spread(A x) {
+  Pack<A> p;
+  for (A& lane : p.lane) lane = x;
+  return p;
+}
+#endif
+template <class A>
+inline Pack<A> pack(const A* x) {
+  Pack<A> p;
+  std::memcpy(&p, x, sizeof p);
+  return p;
+}
+template <class A>
+inline void unpack(A* x, Pack<A> p) { std::memcpy(x, &p, sizeof p); }
+// The first n of a pack, and `rest` in the others.
+template <class A>
+inline Pack<A> pack(const A* x, Index n, A rest) {
+  A lane[kLanes<A>];
+  for (A& l : lane) l = rest;
+  std::memcpy(lane, x, std::size_t(n) * sizeof(A));
+  return pack(lane);
+}
+template <class A>
+inline double total(Pack<A> p) {
+  double lane[kLanes<A>];
+  for (int i = 0; i < kLanes<A>; ++i) lane[i] = p[i];
+  for (int half = kLanes<A> / 2; half; half /= 2)
+    for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
+  return lane[0];
+}
+
+// Calls add(accumulators, at, read) for every pack of n elements in a fixed order; `read(x, rest)` reads from x the
+// pack of that place, filled up with `rest`. Gives the accumulators' totals.
+template <int kSums, class A, class Add>
+inline void sum_packs(Index n, double* sums, const Add& add) {
+  constexpr Index w = kLanes<A>;
+  Pack<A> sum[kSums][4] = {};
+  const auto whole = [](Index at) { return [at](const A* x, A) { return pack(x + at); }; };
+  Index i = 0;
+  for (; i + 4 * w <= n; i += 4 * w)
+    for (int j = 0; j < 4; ++j) {
+      Pack<A>* s[kSums];
+      for (int k = 0; k < kSums; ++k) s[k] = &sum[k][j];
+      add(s, whole(i + j * w));
+    }
+  Pack<A>* s[kSums];
+  for (int k = 0; k < kSums; ++k) s[k] = &sum[k][0];
+  for (; i + w <= n; i += w) add(s, whole(i));
+  if (i < n) add(s, [i, n](const A* x, A rest) { return pack(x + i, n - i, rest); });
+  for (int k = 0; k < kSums; ++k) sums[k] = total<A>((sum[k][0] + sum[k][1]) + (sum[k][2] + sum[k][3]));
+}
+
+// Whether two numbers are neither infinite nor NaN.
+inline bool finite(double a, double b) { return (a - a) + (b - b) == 0; }
+
+// Deviations from a first mean are small, so their squares do not cancel, and their sum corrects that mean.
+template <class A>
+void moments(const void* x_, Index n, bool centered, double* mean, double* square) {
+  auto* x = static_cast<const A*>(x_);
+  double sums[2] = {};
+  if (!centered) {
+    sum_packs<1, A>(n, sums, [x](Pack<A>* const* s, auto read) {
+      const Pack<A> v = read(x, A(0));
+      *s[0] += v * v;
+    });
+    *mean = 0;
+    *square = sums[0];
+  } else {
+    sum_packs<1, A>(n, sums, [x](Pack<A>* const* s, auto read) { *s[0] += read(x, A(0)); });
+    const A first = A(sums[0] / double(n));
+    const Pack<A> center = spread(first);
+    sum_packs<2, A>(n, sums, [x, center, first](Pack<A>* const* s, auto read) {
+      const Pack<A> d = read(x, first) - center;
+      *s[0] += d;
+      *s[1] += d * d;
+    });
+    *mean = double(first) + sums[0] / double(n);
+    *square = sums[1] - sums[0] * sums[0] / double(n);
+  }
+  if (sizeof(A) == 8 || finite(*mean, *square)) return;
+  // Beyond a float's range, or not finite in truth.
+  double m = 0, q = 0;
+  if (centered) {
+    for (Index i = 0; i < n; ++i) m += double(x[i]);
+    m /= double(n);
+  }
+  for (Index i = 0; i < n; ++i) q += (double(x[i]) - m) * (double(x[i]) - m);
+  *mean = m;
+  *square = q;
+}
+
+// kPacks packs of columns at once, so that their sums stay in registers.
+template <int kPacks, class A, class Add>
+inline void sum_rows(Index rows, Pack<A> (*sum)[kPacks], const Add& add) {
+  for (Index r = 0; r < rows; ++r)
+    for (int j = 0; j < kPacks; ++j) add(r, j, sum);
+}
+
+template <int kPacks, class A>
+inline void column_moments_of(const A* x, Index pitch, Index rows, bool centered, A* mean, A* square) {
+  constexpr int w = kLanes<A>;
+  Pack<A> center[kPacks] = {}, first[1][kPacks] = {};
+  const Pack<A> share = spread(A(1) / A(rows));
+  if (centered) {
+    sum_rows<kPacks, A>(rows, first, [=](Index r, int j, auto* s) { s[0][j] += pack(x + r * pitch + j * w); });
+    for (int j = 0; j < kPacks; ++j) center[j] = first[0][j] * share;
+  }
+  Pack<A> sum[2][kPacks] = {};
+  sum_rows<kPacks, A>(rows, sum, [=](Index r, int j, auto* s) {
+    const Pack<A> d = pack(x + r * pitch + j * w) - center[j];
+    s[0][j] += d;
+    s[1][j] += d * d;
+  });
+  for (int j = 0; j < kPacks; ++j) {
+    if (centered) {
+      const Pack<A> off = sum[0][j] * share;
+      unpack(mean + j * w, center[j]);
+      unpack(mean + (kPacks + j) * w, off);
+      unpack(square + j * w, sum[1][j] - sum[0][j] * off);
+    } else {
+      unpack(square + j * w, sum[1][j]);
+    }
+  }
+}
+
+// Two estimates of mean and squared deviations become one: Chan, Golub and LeVeque, 1979.
+template <int kPacks, class A>
+inline void merge_columns(const A* part_mean, const A* part_square, bool centered, Index before, Index rows,
+                          double* __restrict mean, double* __restrict square, Index n) {
+  const double share = double(rows) / double(before + rows), weight = double(before) * share;
+  for (Index i = 0; i < n; ++i) {
+    const double s = part_square[i];
+    if (!centered) {
+      square[i] = before ? square[i] + s : s;
+      continue;
+    }
+    const double m = double(part_mean[i]) + double(part_mean[kPacks * kLanes<A> + i]);
+    const double d = m - mean[i];
+    mean[i] = before ? mean[i] + d * share : m;
+    square[i] = before ? square[i] + (s + d * d * weight) : s;
+  }
+}
+
+template <int kPacks, class A>
+inline void column_block(const A* x, Index pitch, Index rows, bool centered, Index before, double* mean,
+                         double* square, Index n) {
+  A part_mean[2 * kPacks * kLanes<A>], part_square[kPacks * kLanes<A>];
+  column_moments_of<kPacks>(x, pitch, rows, centered, part_mean, part_square);
+  if constexpr (sizeof(A) == 4) {
+    double poison = 0;
+    for (Index i = 0; i < n; ++i) poison += (part_square[i] - part_square[i]) * 0;
+    if (poison != 0) {  // NaN: beyond a float's range, or not finite in truth
+      for (Index i = 0; i < n; ++i) {
+        double m = 0, q = 0;
+        for (Index r = 0; centered && r < rows; ++r) m += double(x[r * pitch + i]);
+        m /= double(rows);
+        for (Index r = 0; r < rows; ++r) q += (double(x[r * pitch + i]) - m) * (double(x[r * pitch + i]) - m);
+        const double share = double(rows) / double(before + rows);
+        const double d = before ? m - mean[i] : 0;
+        if (centered) mean[i] = before ? mean[i] + d * share : m;
+        square[i] = before ? square[i] + (q + d * d * (double(before) * share)) : q;
+      }
+      return;
+    }
+  }
+  merge_columns<kPacks>(part_mean, part_square, centered, before, rows, mean, square, n);
+}
+
+// Columns that do not fill a pack, padded with zeros row by row.
+template <class A>
+struct Narrow {
+  static constexpr Index kRows = 128;
+  A x[kRows * kLanes<A>];
+  void take(const A* from, Index pitch, Index rows, Index columns) {
+    for (Index r = 0; r < rows; ++r) {
+      for (Index i = columns; i < kLanes<A>; ++i) x[r * kLanes<A> + i] = 0;
+      for (Index i = 0; i < columns; ++i) x[r * kLanes<A> + i] = from[r * pitch + i];
+    }
+  }
+};
+
+template <class A>
+void column_moments(const void* x_, Index pitch, Tile tile, bool centered, Index before, double* mean,
+                    double* square) {
+  auto* x = static_cast<const A*>(x_);
+  constexpr int w = kLanes<A>;
+  Index i = 0;
+  for (; i + 4 * w <= tile.columns; i += 4 * w)
+    column_block<4>(x + i, pitch, tile.rows, centered, before, mean + i, square + i, 4 * w);
+  for (; i + w <= tile.columns; i += w)
+    column_block<1>(x + i, pitch, tile.rows, centered, before, mean + i, square + i, w);
+  if (i == tile.columns) return;
+  Narrow<A> rest;
+  for (Index r = 0; r < tile.rows; r += rest.kRows) {
+    const Index rows = tile.rows - r < rest.kRows ? tile.rows - r : rest.kRows;
+    rest.take(x + r * pitch + i, pitch, rows, tile.columns - i);
+    column_block<1>(rest.x, w, rows, centered, before + r, mean + i, square + i, tile.columns - i);
+  }
+}
+
+// ---------------------------------------------------------------- forward
+
+template <class A>
+void add(void* x_, const void* y_, Index n) {
+  auto* x = static_cast<A*>(x_);
+  auto* y = static_cast<const A*>(y_);
+  INFINITYPOOL_INDEPENDENT
+  for (Index i = 0; i < n; ++i) x[i] += y[i];
+}
+
+template <class A>
+void affine(void* y_, const void* x_, Index n, double center, double scale, double shift) {
+  auto* y = static_cast<A*>(y_);
+  auto* x = static_cast<const A*>(x_);
+  const A c = A(center), s = A(scale), t = A(shift);
+  INFINITYPOOL_INDEPENDENT
+  for (Index i = 0; i < n; ++i) y[i] = (x[i] - c) * s + t;
+}
+
+template <class A>
+void affine_columns(void* y_, Index y_pitch, const void* x_, Index x_pitch, Tile tile, const void* center,
+                    const void* scale, const void* shift) {
+  auto* c = static_cast<const A*>(center);
+  auto* s = static_cast<const A*>(scale);
+  auto* t = static_cast<const A*>(shift);
+  for (Index r = 0; r < tile.rows; ++r) {
+    auto* y = static_cast<A*>(y_) + r * y_pitch;
+    auto* x = static_cast<const A*>(x_) + r * x_pitch;
+    INFINITYPOOL_INDEPENDENT
+    for (Index i = 0; i < tile.columns; ++i) y[i] = (x[i] - c[i]) * s[i] + t[i];
+  }
+}
+
+template <class A>
+void affine_along(void* y_, const void* x_, Index n, double center, double scale, double shift, const void* weight,
+                  const void* bias) {
+  auto* y = static_cast<A*>(y_);
+  auto* x = static_cast<const A*>(x_);
+  auto* w = static_cast<const A*>(weight);
+  auto* b = static_cast<const A*>(bias);
+  const A c = A(center), s = A(scale), t = A(shift);
+  if (w && b) {
+    INFINITYPOOL_INDEPENDENT
+    for (Index i = 0; i < n; ++i) y[i] = ((x[i] - c) * s + t) * w[i] + b[i];
+  } else if (w) {
+    INFINITYPOOL_INDEPENDENT
+    for (Index i = 0; i < n; ++i) y[i] = ((x[i] - c) * s + t) * w[i];
+  } else {
+    INFINITYPOOL_INDEPENDENT
+    for (Index i = 0; i < n; ++i) y[i] = ((x[i] - c) * s + t) + b[i];
+  }
+}
+
+// ---------------------------------------------------------------- activations
+
+template <class A>
+inline A logistic(A x) {
+  const A e = exp_of(x > 0 ? -x : x);
+  const A small = e / (1 + e);
+  return x > 0 ? 1 - small : small;
+}
+
+// The probability that a normal variable is below x, and its density there.
+template <class A>
+struct Normal {
+  A below, density;
+};
+inline Normal<double> normal(double x) {
+  return {0.5 * __builtin_erfc(-x * 0.70710678118654752440), exp_of(-0.5 * (x * x)) * 0.39894228040143267794};
+}
+// Mills' ratio, the tail over the density, as a polynomial in 1 / (1 + 0.3 |x|): a minimax fit for |x| <= 14, within
+// 6e-8 of it.
+inline Normal<float> normal(float x) {
+  const float t = 1 / (1 + 0.3f * (x < 0 ? -x : x));
+  float ratio = 0.09620359f;
+  ratio = ratio * t + -0.4240527f;
+  ratio = ratio * t + 0.57319736f;
+  ratio = ratio * t + -0.19180714f;
+  ratio = ratio * t + 0.35730532f;
+  ratio = ratio * t + 0.23732787f;
+  ratio = ratio * t + 0.30561095f;
+  ratio = ratio * t + 0.29951096f;
+  ratio = ratio * t + 1.7982762e-05f;
+  const float density = exp_of(-0.5f * (x * x)) * 0.39894228f, tail = density * ratio;
+  return {x > 0 ? 1 - tail : x <= 0 ? tail : x, density};
+}
+
+template <class A>
+inline A activated(A z, Activation activation, A slope) {
+  if (activation == Activation::relu) return z <= 0 ? A(0) : z;  // a NaN stays
+  if (activation == Activation::leaky_relu) return z > 0 ? z : z * slope;
+  if (activation == Activation::silu) return z * logistic(z);
+  return z * normal(z).below;
+}
+template <class A>
+inline A derivative(A z, Activation activation, A slope) {
+  if (activation == Activation::relu) return z <= 0 ? A(0) : A(1);
+  if (activation == Activation::leaky_relu) return z > 0 ? A(1) : slope;
+  if (activation == Activation::silu) {
+    const A s = logistic(z);
+    return s * (1 + z * (1 - s));
+  }
+  const Normal<A> p = normal(z);
+  return p.below + z * p.density;
+}
+
+template <class A>
+void activate(void* y_, Index n, Activation activation, double slope) {
+  auto* y = static_cast<A*>(y_);
+  const A k = A(slope);
+  const auto each = [=](auto kind) {
+    INFINITYPOOL_INDEPENDENT
+    for (Index i = 0; i < n; ++i) y[i] = activated(y[i], kind(), k);
+  };
+  switch (activation) {
+    case Activation::none: return;
+    case Activation::relu: return each([] { return Activation::relu; });
+    case Activation::leaky_relu: return each([] { return Activation::leaky_relu; });
+    case Activation::silu: return each([] { return Activation::silu; });
+    case Activation::gelu: return each([] { return Activation::gelu; });
+  }
+}
+
+template <class A>
+void deactivate(void* g_, const void* z_, Index n, Activation activation, double slope) {
+  auto* g = static_cast<A*>(g_);
+  auto* z = static_cast<const A*>(z_);
+  const A k = A(slope);
+  const auto each = [=](auto kind) {
+    INFINITYPOOL_INDEPENDENT
+    for (Index i = 0; i < n; ++i) g[i] = g[i] * derivative(z[i], kind(), k);
+  };
+  switch (activation) {
+    case Activation::none: return;
+    case Activation::relu: return each([] { return Activation::relu; });
+    case Activation::leaky_relu: return each([] { return Activation::leaky_relu; });
+    case Activation::silu: return each([] { return Activation::silu; });
+    case Activation::gelu: return each([] { return Activation::gelu; });
+  }
+}
+
+// ---------------------------------------------------------------- backward
+
+template <class A>
+void sums(const void* g_, const void* x_, Index n, double center, double* sum) {
+  auto* g = static_cast<const A*>(g_);
+  auto* x = static_cast<const A*>(x_);
+  const A first = A(center);
+  const Pack<A> c = spread(first);
+  sum_packs<2, A>(n, sum, [=](Pack<A>* const* s, auto read) {
+    const Pack<A> v = read(g, A(0));
+    *s[0] += v;
+    *s[1] += v * (read(x, first) - c);
+  });
+}
+
+template <class A>
+void sums_along(const void* g_, const void* x_, Index n, double center, const void* weight, double* sum) {
+  auto* g = static_cast<const A*>(g_);
+  auto* x = static_cast<const A*>(x_);
+  auto* w = static_cast<const A*>(weight);
+  const A first = A(center);
+  const Pack<A> c = spread(first);
+  sum_packs<2, A>(n, sum, [=](Pack<A>* const* s, auto read) {
+    const Pack<A> v = read(g, A(0)) * read(w, A(0));
+    *s[0] += v;
+    *s[1] += v * (read(x, first) - c);
+  });
+}
+
+template <int kPacks, class A>
+inline void column_sums_of(const A* g, Index g_pitch, const A* x, Index x_pitch, Index rows, const A* center,
+                           double* __restrict sum_g, double* __restrict sum_gx, Index n) {
+  constexpr int w = kLanes<A>;
+  Pack<A> c[kPacks];
+  for (int j = 0; j < kPacks; ++j) c[j] = pack(center + j * w);
+  Pack<A> sum[2][kPacks] = {};
+  sum_rows<kPacks, A>(rows, sum, [=](Index r, int j, auto* s) {
+    const Pack<A> v = pack(g + r * g_pitch + j * w);
+    s[0][j] += v;
+    s[1][j] += v * (pack(x + r * x_pitch + j * w) - c[j]);
+  });
+  A part[2][kPacks * w];
+  for (int k = 0; k < 2; ++k)
+    for (int j = 0; j < kPacks; ++j) unpack(part[k] + j * w, sum[k][j]);
+  for (Index i = 0; i < n; ++i) sum_g[i] += part[0][i];
+  for (Index i = 0; i < n; ++i) sum_gx[i] += part[1][i];
+}
+
+template <class A>
+void column_sums(const void* g_, Index g_pitch, const void* x_, Index x_pitch, Tile tile, const void* center_,
+                 double* sum_g, double* sum_gx) {
+  auto* g = static_cast<const A*>(g_);
+  auto* x = static_cast<const A*>(x_);
+  auto* center = static_cast<const A*>(center_);
+  constexpr int w = kLanes<A>;
+  Index i = 0;
+  for (; i + 4 * w <= tile.columns; i += 4 * w)
+    column_sums_of<4>(g + i, g_pitch, x + i, x_pitch, tile.rows, center + i, sum_g + i, sum_gx + i, 4 * w);
+  for (; i + w <= tile.columns; i += w)
+    column_sums_of<1>(g + i, g_pitch, x + i, x_pitch, tile.rows, center + i, sum_g + i, sum_gx + i, w);
+  if (i == tile.columns) return;
+  const Index columns = tile.columns - i;
+  Narrow<A> more_g, more_x;
+  A more_center[w] = {};
+  std::memcpy(more_center, center + i, std::size_t(columns) * sizeof(A));
+  for (Index r = 0; r < tile.rows; r += more_g.kRows) {
+    const Index rows = tile.rows - r < more_g.kRows ? tile.rows - r : more_g.kRows;
+    more_g.take(g + r * g_pitch + i, g_pitch, rows, columns);
+    more_x.take(x + r * x_pitch + i, x_pitch, rows, columns);
+    column_sums_of<1>(more_g.x, w, more_x.x, w, rows, more_center, sum_g + i, sum_gx + i, columns);
+  }
+}
+
+template <class A>
+void parameters_along(void* weight, void* bias, const void* g_, const void* x_, Index n, double center, double scale,
+                      double shift) {
+  auto* w = static_cast<A*>(weight);
+  auto* b = static_cast<A*>(bias);
+  auto* g = static_cast<const A*>(g_);
+  auto* x = static_cast<const A*>(x_);
+  const A c = A(center), s = A(scale), t = A(shift);
+  INFINITYPOOL_INDEPENDENT
+  for (Index i = 0; i < n; ++i) {
+    w[i] += g[i] * ((x[i] - c) * s + t);
+    b[i] += g[i];
+  }
+}
+
+template <class A>
+void flush(double* dst, void* src_, Index n) {
+  auto* src = static_cast<A*>(src_);
+  INFINITYPOOL_INDEPENDENT
+  for (Index i = 0; i < n; ++i) dst[i] += double(src[i]);
+  std::memset(src, 0, std::size_t(n) * sizeof(A));
+}
+
+template <class A>
+void gradient(void* y_, const void* g_, const void* x_, Index n, double a_, double b_, double center, double d_) {
+  auto* y = static_cast<A*>(y_);
+  auto* g = static_cast<const A*>(g_);
+  auto* x = static_cast<const A*>(x_);
+  const A a = A(a_), b = A(b_), c = A(center), d = A(d_);
+  INFINITYPOOL_INDEPENDENT
+  for (Index i = 0; i < n; ++i) y[i] = a * g[i] - (b * (x[i] - c) + d);
+}
+
+template <class A>
+void gradient_columns(void* y_, Index y_pitch, const void* g_, Index g_pitch, const void* x_, Index x_pitch, Tile tile,
+                      const void* a_, const void* b_, const void* center, const void* d_) {
+  auto* a = static_cast<const A*>(a_);
+  auto* b = static_cast<const A*>(b_);
+  auto* c = static_cast<const A*>(center);
+  auto* d = static_cast<const A*>(d_);
+  for (Index r = 0; r < tile.rows; ++r) {
+    auto* y = static_cast<A*>(y_) + r * y_pitch;
+    auto* g = static_cast<const A*>(g_) + r * g_pitch;
+    auto* x = static_cast<const A*>(x_) + r * x_pitch;
+    INFINITYPOOL_INDEPENDENT
+    for (Index i = 0; i < tile.columns; ++i) y[i] = a[i] * g[i] - (b[i] * (x[i] - c[i]) + d[i]);
+  }
+}
+
+template <class A>
+void gradient_along(void* y_, const void* g_, const void* x_, Index n, double a_, double b_, double center, double d_,
+                    const void* weight) {
+  auto* y = static_cast<A*>(y_);
+  auto* g = static_cast<const A*>(g_);
+  auto* x = static_cast<const A*>(x_);
+  auto* w = static_cast<const A*>(weight);
+  const A a = A(a_), b = A(b_), c = A(center), d = A(d_);
+  INFINITYPOOL_INDEPENDENT
+  for (Index i = 0; i < n; ++i) y[i] = a * (w[i] * g[i]) - (b * (x[i] - c) + d);
+}
+
+// ---------------------------------------------------------------- the table
+
+template <class A, class T>
+void load_any(void* dst, const void* src, Index n, Index step) {
+  load_run(static_cast<A*>(dst), static_cast<const T*>(src), n, step);
+}
+template <class A, class T>
+void store_any(void* dst, const void* src, Index n) {
+  convert_run(static_cast<T*>(dst), static_cast<const A*>(src), n);
+}
+
+template <class A>
+constexpr NormKernels kernels() {
+  NormKernels k;
+  k.size = sizeof(A);
+  k.load[0] = load_any<A, double>;
+  k.load[1] = load_any<A, float>;
+  k.load[2] = load_any<A, float16_t>;
+  k.load[3] = load_any<A, bfloat16_t>;
+  k.store[0] = store_any<A, double>;
+  k.store[1] = store_any<A, float>;
+  k.store[2] = store_any<A, float16_t>;
+  k.store[3] = store_any<A, bfloat16_t>;
+  k.add = add<A>;
+  k.moments = moments<A>;
+  k.column_moments = column_moments<A>;
+  k.affine = affine<A>;
+  k.affine_columns = affine_columns<A>;
+  k.affine_along = affine_along<A>;
+  k.activate = activate<A>;
+  k.deactivate = deactivate<A>;
+  k.sums = sums<A>;
+  k.column_sums = column_sums<A>;
+  k.sums_along = sums_along<A>;
+  k.parameters_along = parameters_along<A>;
+  k.flush = flush<A>;
+  k.gradient = gradient<A>;
+  k.gradient_columns = gradient_columns<A>;
+  k.gradient_along = gradient_along<A>;
+  return k;
+}
+
+}  // namespace norm
+}  // namespace infinitypool::INFINITYPOOL_ISA
+
+#define INFINITYPOOL_STRING_(x) #x
+#define INFINITYPOOL_STRING(x) INFINITYPOOL_STRING_(x)
+#define INFINITYPOOL_JOIN_(a, b) a##b
+#define INFINITYPOOL_JOIN(a, b) INFINITYPOOL_JOIN_(a, b)
+
+namespace infinitypool {
+extern const NormTable INFINITYPOOL_JOIN(norm_, INFINITYPOOL_ISA);
+const NormTable INFINITYPOOL_JOIN(norm_, INFINITYPOOL_ISA) = {INFINITYPOOL_STRING(INFINITYPOOL_ISA),
+                                                              INFINITYPOOL_ISA::norm::kernels<float>(),
+                                                              INFINITYPOOL_ISA::norm::kernels<double>()};
+}  // namespace infinitypool

@@ -1,0 +1,435 @@
+#include <cstring>
+#include <memory>
+
+#include "call.hpp"
+
+namespace infinitypool {
+
+// One backward call. With m the mean, r = 1 / sqrt(var + eps), w the weight and n the elements of a region:
+//   grad x = r w g - r A / n - r^3 B / n (x - m),  A = sum of w g,  B = sum of w g (x - m)
+//   grad weight = sum of g (x - m) r,  grad bias = sum of g
+// where g is the gradient that comes in, times the activation's derivative. Constant statistics leave r w g alone, a
+// root mean square the first and the last term.
+class NormBackward {
+ public:
+  const Norm& norm;
+  const Norm::Gradient& call;
+  const NormArguments& a = norm.a_;
+  const NormGeometry& g = norm.geometry_;
+  const NormKernels& k = *norm.k_;
+  const void* weight = nullptr;
+  const void* bias = nullptr;
+  double* sums = nullptr;        // (cells or columns of all groups) x 2
+  double* parameters = nullptr;  // where they change along the run: (chunks) x 2 x parameters
+  NormPieces pieces{g};
+  Index chunk = 1;  // groups that share sums of parameters
+
+  bool activated() const { return a.activation != Activation::none; }
+  bool wants_parameters() const { return call.grad_weight || call.grad_bias; }
+  bool along() const { return g.along && (weight || wants_parameters() || (bias && activated())); }
+  bool needs_sums() const { return !call.given && !call.all; }
+  bool measures() const { return wants_parameters() || call.sums || (call.out && needs_sums()); }
+  bool writes() const { return call.out; }
+  std::size_t state_bytes() const {
+    if (!g.columns) return sizeof(Coefficients) + 2 * sizeof(double) * std::size_t(pieces.count);
+    return std::size_t(g.run) * (2 * sizeof(double) * std::size_t(pieces.count) + 5 * k.size);
+  }
+  Index cells() const { return g.columns ? g.run : g.row_count * pieces.parts; }  // of a group
+
+  NormRegion region(Index at) const {
+    const DType dtype = call.given ? a.given_dtype : DType::float64;
+    return {a.centered ? read_float(dtype, call.mean, at) : 0, call.var ? read_float(dtype, call.var, at) : 1, a.eps,
+            k.size == sizeof(float)};
+  }
+  double parameter_at(const void* list, Index at, double none) const {
+    if (!list) return none;
+    return k.size == sizeof(float) ? double(static_cast<const float*>(list)[at]) : static_cast<const double*>(list)[at];
+  }
+
+  struct Coefficients {
+    NormRegion region{0, 1, 0, true};
+    double b = 0, d = 0;
+    // From A and B.
+    void solve(double sum, double product, double n, bool centered) {
+      b = region.rstd * region.rstd * region.rstd * product / n;
+      d = centered ? region.rstd * sum / n - b * region.low : 0;
+    }
+  };
+
+  class Worker {
+   public:
+    explicit Worker(const NormBackward& c)
+        : c_(c), port_(c.k, c.a.dtype, c.norm.direct_),
+          to_(c.k, c.a.dtype, c.norm.direct_, c.call.out, c.g.out_step, c.g.group_count * c.g.row_count * c.g.run),
+          scratch_([this](Scratch& s) {
+            for (void** room : {&x_, &g_, &y_}) *room = s.take(NormPort::kRoom, c_.k.size);
+            to_.take_room(s);
+            if (c_.along() && c_.wants_parameters()) {
+              const Index n = 2 * along_count();
+              near_ = s.take(n, c_.k.size);
+              far_ = static_cast<double*>(s.take(n, sizeof(double)));
+            }
+          }) {}
+
+    // Sums of parameters along a run: some rows in accumulators, then in double precision.
+    void open() {
+      if (!near_) return;
+      std::memset(near_, 0, std::size_t(2 * along_count()) * c_.k.size);
+      std::memset(far_, 0, std::size_t(2 * along_count()) * sizeof(double));
+      rows_ = 0;
+    }
+    void close_chunk(Index chunk) {
+      if (!near_) return;
+      flush();
+      std::memcpy(c_.parameters + 2 * chunk * along_count(), far_, std::size_t(2 * along_count()) * sizeof(double));
+    }
+    void close_piece(Index piece) {
+      if (!near_) return;
+      flush();
+      const NormPiece p = c_.pieces[piece];
+      const Index at = place_of(c_.g.rows, p.first_row).parameter + p.first, n = p.last - p.first;
+      for (int i = 0; i < 2; ++i)
+        std::memcpy(c_.parameters + i * c_.g.parameter_count + at, far_ + i * along_count(),
+                    std::size_t(n) * sizeof(double));
+    }
+
+    void measure(Index group, Index piece, void* state) {
+      const NormPlace base = place_of(c_.g.groups, group);
+      if (c_.g.columns) return measure_columns(base, piece, state);
+      const NormPiece p = c_.pieces[piece];
+      const NormRegion region = c_.region(base.region);
+      double total[2] = {};
+      for (Index row = p.first_row; row < p.last_row; ++row) {
+        const NormPlace at = at_row(base, row);
+        double cell[2] = {};
+        for (Index i = p.first; i < p.last; i += kBlock) {
+          const Index n = std::min(kBlock, p.last - i);
+          const void* x = port_.read(c_.call.x, at.x + i, n, 1, x_);
+          const void* g = gradient(region, at, i, n, x);
+          double sum[2];
+          if (c_.along()) {
+            if (c_.weight) c_.k.sums_along(g, x, n, region.center, advance(c_.weight, at.parameter + i, c_.k.size), sum);
+            else c_.k.sums(g, x, n, region.center, sum);
+            if (near_) {
+              const Index to = across() ? i - p.first : at.parameter + i;
+              c_.k.parameters_along(advance(near_, to, c_.k.size), advance(near_, along_count() + to, c_.k.size), g, x, n,
+                                    region.center, region.rstd, -region.low * region.rstd);
+            }
+          } else {
+            c_.k.sums(g, x, n, region.center, sum);
+          }
+          cell[0] += sum[0], cell[1] += sum[1] - region.low * sum[0];
+        }
+        if (c_.along()) {
+          total[0] += cell[0], total[1] += cell[1];
+          if (near_ && ++rows_ == kRows) flush();
+        } else {
+          double* to = c_.sums + 2 * (group * c_.cells() + row * c_.pieces.parts + p.first / c_.pieces.part);
+          to[0] = cell[0], to[1] = cell[1];
+        }
+      }
+      if (c_.along()) std::memcpy(totals(state) + 2 * piece, total, sizeof total);
+    }
+
+    void finish_group(Index group, void* state) {
+      const NormPlace base = place_of(c_.g.groups, group);
+      if (c_.g.columns) return finish_columns(base, group, state);
+      auto& k = *new (state) Coefficients;
+      k.region = c_.region(base.region);
+      if (c_.call.given) return;
+      double sum = 0, product = 0, n = double(c_.g.region_size);
+      if (c_.call.all) {
+        const double w = c_.parameter_at(c_.weight, base.parameter, 1);
+        sum = w * c_.call.all[base.region], product = w * c_.call.all[c_.g.region_count + base.region];
+        n = c_.call.count;
+      } else if (c_.along()) {
+        for (Index p = 0; p < c_.pieces.count; ++p) sum += totals(state)[2 * p], product += totals(state)[2 * p + 1];
+      } else if (c_.measures()) {
+        const double* cell = c_.sums + 2 * group * c_.cells();
+        for (Index row = 0; row < c_.g.row_count; ++row) {
+          const double w = c_.parameter_at(c_.weight, at_row(base, row).parameter, 1);
+          for (Index i = 0; i < c_.pieces.parts; ++i, cell += 2) sum += w * cell[0], product += w * cell[1];
+        }
+      }
+      k.solve(sum, product, n, c_.a.centered);
+    }
+
+    void write(Index group, Index piece, void* state) {
+      const NormPlace base = place_of(c_.g.groups, group);
+      if (c_.g.columns) return write_columns(base, piece, state);
+      const NormPiece p = c_.pieces[piece];
+      const auto& k = *static_cast<const Coefficients*>(state);
+      const NormRegion& r = k.region;
+      for (Index row = p.first_row; row < p.last_row; ++row) {
+        const NormPlace at = at_row(base, row);
+        const double scale = r.rstd * (c_.along() ? 1 : c_.parameter_at(c_.weight, at.parameter, 1));
+        for (Index i = p.first; i < p.last; i += kOut) {
+          const Index n = std::min(kOut, p.last - i), to = at.out + i * c_.g.out_step;
+          const bool reads = !c_.call.given || c_.activated();
+          const void* x = reads ? port_.read(c_.call.x, at.x + i, n, 1, x_) : nullptr;
+          const void* g = gradient(r, at, i, n, x);
+          void* y = to_.room(to, y_);
+          const void* weight = c_.along() && c_.weight ? advance(c_.weight, at.parameter + i, c_.k.size) : nullptr;
+          if (c_.call.given) {
+            if (weight) c_.k.affine_along(y, g, n, 0, scale, 0, weight, nullptr);
+            else c_.k.affine(y, g, n, 0, scale, 0);
+          } else if (weight) {
+            c_.k.gradient_along(y, g, x, n, scale, k.b, r.center, k.d, weight);
+          } else {
+            c_.k.gradient(y, g, x, n, scale, k.b, r.center, k.d);
+          }
+          to_.put(to, y, {1, n}, n);
+        }
+      }
+    }
+
+   private:
+    static constexpr Index kOut = 2048;
+    static constexpr Index kColumns = 256;  // of a tile
+    static constexpr Index kRows = 32;      // added in accumulators
+
+    bool across() const { return c_.pieces.parts > 1; }
+    Index along_count() const { return across() ? c_.pieces.part : c_.g.parameter_count; }
+    void flush() {
+      c_.k.flush(far_, near_, 2 * along_count());
+      rows_ = 0;
+    }
+    double* totals(void* state) const { return reinterpret_cast<double*>(static_cast<Coefficients*>(state) + 1); }
+    double* column_sums(void* state, Index piece) const { return static_cast<double*>(state) + piece * 2 * c_.g.run; }
+    // center, scale, shift, b, d
+    void* vector(void* state, int which, Index at = 0) const {
+      return advance(column_sums(state, c_.pieces.count), which * c_.g.run + at, c_.k.size);
+    }
+    NormPlace at_row(const NormPlace& base, Index row) const {
+      NormPlace at = place_of(c_.g.rows, row);
+      at.x += base.x, at.out += base.out, at.other += base.other, at.parameter += base.parameter;
+      return at;
+    }
+
+    // What comes in, times the activation's derivative at what went into it.
+    const void* gradient(const NormRegion& r, const NormPlace& at, Index i, Index n, const void* x) {
+      const void* g = port_.read(c_.call.grad, at.other + i * c_.g.other_step, n, c_.g.other_step, g_);
+      if (!c_.activated()) return g;
+      if (c_.along()) {
+        const auto from = [&](const void* list) { return list ? advance(list, at.parameter + i, c_.k.size) : nullptr; };
+        if (c_.weight || c_.bias)
+          c_.k.affine_along(y_, x, n, r.center, r.rstd, -r.low * r.rstd, from(c_.weight), from(c_.bias));
+        else
+          c_.k.affine(y_, x, n, r.center, r.rstd, -r.low * r.rstd);
+      } else {
+        const double scale = r.rstd * c_.parameter_at(c_.weight, at.parameter, 1);
+        c_.k.affine(y_, x, n, r.center, scale, c_.parameter_at(c_.bias, at.parameter, 0) - r.low * scale);
+      }
+      return deactivated(g, n);
+    }
+    const void* deactivated(const void* g, Index n) {
+      if (g != g_) std::memcpy(g_, g, std::size_t(n) * c_.k.size);
+      c_.k.deactivate(g_, y_, n, c_.a.activation, c_.a.slope);
+      return g_;
+    }
+
+    template <class What>
+    void each_tile(const NormPlace& base, const NormPiece& p, Index elements, What what) {
+      const NormDim last = c_.g.rows.empty() ? NormDim{} : c_.g.rows.back();
+      for (Index first = 0; first < c_.g.run; first += kColumns) {
+        const Index columns = std::min(kColumns, c_.g.run - first), most = elements / columns;
+        for (Index row = p.first_row, rows; row < p.last_row; row += rows) {
+          rows = std::min({most, last.size - row % last.size, p.last_row - row});
+          what(at_row(base, row), last, Tile{rows, columns}, first);
+        }
+      }
+    }
+
+    struct Tiles { const void* x; const void* g; Index x_pitch, g_pitch; };
+    Tiles tiles(const NormPlace& at, const NormDim& dim, Tile tile, Index first, void* state, bool reads) {
+      Tiles t{nullptr, nullptr, dim.x, dim.other};
+      if (reads) t.x = port_.read(c_.call.x, at.x + first, &t.x_pitch, tile, 1, x_);
+      t.g = port_.read(c_.call.grad, at.other + first * c_.g.other_step, &t.g_pitch, tile, c_.g.other_step, g_);
+      if (!c_.activated()) return t;
+      c_.k.affine_columns(y_, tile.columns, t.x, t.x_pitch, tile, vector(state, 0, first), vector(state, 1, first),
+                          vector(state, 2, first));
+      if (t.g != g_)
+        for (Index r = 0; r < tile.rows; ++r)
+          std::memcpy(advance(g_, r * tile.columns, c_.k.size), advance(t.g, r * t.g_pitch, c_.k.size),
+                      std::size_t(tile.columns) * c_.k.size);
+      c_.k.deactivate(g_, y_, tile.rows * tile.columns, c_.a.activation, c_.a.slope);
+      t.g = g_, t.g_pitch = tile.columns;
+      return t;
+    }
+
+    void measure_columns(const NormPlace& base, Index piece, void* state) {
+      double* sum = column_sums(state, piece);
+      std::memset(sum, 0, std::size_t(2 * c_.g.run) * sizeof(double));
+      void* own = vectors_of(base);
+      each_tile(base, c_.pieces[piece], kBlock, [&](const NormPlace& at, const NormDim& dim, Tile tile, Index first) {
+        const Tiles t = tiles(at, dim, tile, first, own, true);
+        c_.k.column_sums(t.g, t.g_pitch, t.x, t.x_pitch, tile, vector(own, 0, first), sum + first,
+                         sum + c_.g.run + first);
+      });
+    }
+
+    // Vectors that do not depend on sums, in memory of this worker: pieces of one group run side by side.
+    void* vectors_of(const NormPlace& base) {
+      if (!own_) own_ = std::make_unique<memory::Buffer>(c_.state_bytes());
+      each_column(base, [&](Index i, const NormRegion& r, Index, double w, double b) {
+        set_affine(own_->data(), i, r, w, b);
+      });
+      return own_->data();
+    }
+    void set_affine(void* state, Index i, const NormRegion& r, double w, double b) const {
+      set(vector(state, 0), i, r.center);
+      set(vector(state, 1), i, r.rstd * w);
+      set(vector(state, 2), i, b - r.low * (r.rstd * w));
+    }
+    void set(void* list, Index at, double value) const {
+      if (c_.k.size == sizeof(float)) static_cast<float*>(list)[at] = float(value);
+      else static_cast<double*>(list)[at] = value;
+    }
+    template <class What>
+    void each_column(const NormPlace& base, What what) const {
+      Index known = -1;
+      NormRegion r{0, 1, 0, true};
+      for (Index i = 0; i < c_.g.run; ++i) {
+        const Index region = base.region + c_.g.column_region[std::size_t(i)];
+        const Index parameter = base.parameter + c_.g.column_parameter[std::size_t(i)];
+        if (region != known) r = c_.region(region), known = region;
+        what(i, r, region, c_.parameter_at(c_.weight, parameter, 1), c_.parameter_at(c_.bias, parameter, 0));
+      }
+    }
+
+    void finish_columns(const NormPlace& base, Index group, void* state) {
+      const NormGeometry& g = c_.g;
+      const bool sums = c_.needs_sums() && c_.measures();
+      std::vector<double> of_region(sums ? std::size_t(2 * g.region_count) : 0);
+      double* own = c_.sums ? c_.sums + 2 * group * g.run : nullptr;  // by columns
+      each_column(base, [&](Index i, const NormRegion& r, Index region, double w, double) {
+        double sum = 0, product = 0;
+        if (c_.measures())
+          for (Index p = 0; p < c_.pieces.count; ++p)
+            sum += column_sums(state, p)[i], product += column_sums(state, p)[g.run + i];
+        product -= r.low * sum;
+        if (own) own[2 * i] = sum, own[2 * i + 1] = product;
+        if (sums) of_region[std::size_t(2 * region)] += w * sum, of_region[std::size_t(2 * region + 1)] += w * product;
+      });
+      if (!c_.writes()) return;
+      each_column(base, [&](Index i, const NormRegion& r, Index region, double w, double b) {
+        Coefficients k;
+        k.region = r;
+        if (c_.call.all)
+          k.solve(w * c_.call.all[region], w * c_.call.all[g.region_count + region], c_.call.count, c_.a.centered);
+        else if (sums)
+          k.solve(of_region[std::size_t(2 * region)], of_region[std::size_t(2 * region + 1)], double(g.region_size),
+                  c_.a.centered);
+        set_affine(state, i, r, w, b);
+        set(vector(state, 3), i, k.b);
+        set(vector(state, 4), i, k.d);
+      });
+    }
+
+    void write_columns(const NormPlace& base, Index piece, void* state) {
+      each_tile(base, c_.pieces[piece], kOut, [&](const NormPlace& at, const NormDim& dim, Tile tile, Index first) {
+        const Index to = at.out + first * c_.g.out_step;
+        const bool constant = c_.call.given;
+        const Tiles t = tiles(at, dim, tile, first, state, !constant || c_.activated());
+        void* y = to_.room(to, y_, tile.rows == 1 || dim.out == tile.columns);
+        const auto v = [&](int which) { return vector(state, which, first); };
+        if (constant) {
+          c_.k.affine_columns(y, tile.columns, t.g, t.g_pitch, tile, zeros(), v(1), zeros());
+        } else {
+          c_.k.gradient_columns(y, tile.columns, t.g, t.g_pitch, t.x, t.x_pitch, tile, v(1), v(3), v(0), v(4));
+        }
+        to_.put(to, y, tile, dim.out);
+      });
+    }
+    const void* zeros() const {
+      static const double list[kColumns] = {};
+      return list;
+    }
+
+    const NormBackward& c_;
+    NormPort port_;
+    NormTarget to_;
+    void* x_ = nullptr;
+    void* g_ = nullptr;
+    void* y_ = nullptr;
+    void* near_ = nullptr;
+    double* far_ = nullptr;
+    Index rows_ = 0;
+    std::unique_ptr<memory::Buffer> own_;
+    Scratch scratch_;
+  };
+
+  void run() {
+    const Index elements = g.group_count * g.row_count * g.run;
+    const int threads = elements < kParallelElements ? 1 : thread_count();
+    const Index group_bytes = 2 * g.row_count * g.run * Index(norm.size_);
+    const bool sums_along = along() && wants_parameters();
+    const bool across = along() && pieces.parts > 1;
+    const bool many = sums_along || threads == 1 || (g.group_count >= 4 * threads && group_bytes <= kGroupBytes);
+    const NormOrder order = across ? NormOrder::across : many ? NormOrder::groups : NormOrder::pieces;
+    const Index batch = across ? g.group_count : std::clamp(kCacheBytes / group_bytes, Index(1), g.group_count);
+    // Sums of parameters belong to a fixed number of groups, whatever the threads.
+    const Index chunks = std::clamp(g.group_count / 4, Index(1), Index(64));
+    chunk = sums_along ? (g.group_count + chunks - 1) / chunks
+                       : std::max<Index>(1, kParallelElements / (g.row_count * g.run));
+    const Index lists = across ? 1 : (g.group_count + chunk - 1) / chunk;
+    const memory::Buffer room(std::size_t(
+        sums_along ? 2 * lists * g.parameter_count : along() && !g.columns ? 0 : 2 * g.group_count * cells()) * sizeof(double));
+    (sums_along ? parameters : sums) = reinterpret_cast<double*>(room.data());
+    drive(*this, g, pieces.count, order, chunk, batch, threads);
+    if (sums_along) finish_along(lists);
+    else if (wants_parameters() || call.sums) finish_cells();
+  }
+
+ private:
+  static constexpr Index kGroupBytes = Index(4) << 20;
+  static constexpr Index kCacheBytes = Index(16) << 20;
+
+  // The caller's order and dtype.
+  void store(const double* weight_sums, const double* bias_sums) const {
+    for (Index i = 0; i < g.parameter_count; ++i) {
+      const Index to = place_of(g.parameter_order, i).parameter;
+      if (call.grad_weight) write_float(a.parameter_dtype, call.grad_weight, to, weight_sums[i]);
+      if (call.grad_bias) write_float(a.parameter_dtype, call.grad_bias, to, bias_sums[i]);
+    }
+  }
+
+  void finish_along(Index lists) {
+    const Index n = 2 * g.parameter_count;
+    for (Index list = 1; list < lists; ++list)
+      for (Index i = 0; i < n; ++i) parameters[i] += parameters[list * n + i];
+    store(parameters, parameters + g.parameter_count);
+  }
+
+  void finish_cells() const {
+    std::vector<double> weights(std::size_t(g.parameter_count)), biases(std::size_t(g.parameter_count));
+    if (call.sums) std::memset(call.sums, 0, std::size_t(2 * g.region_count) * sizeof(double));
+    for (Index group = 0; group < g.group_count; ++group) {
+      const NormPlace base = place_of(g.groups, group);
+      const double* cell = sums + 2 * group * cells();
+      const auto take = [&](Index of_region, Index parameter) {
+        if (call.sums) call.sums[of_region] += cell[0], call.sums[g.region_count + of_region] += cell[1];
+        if (wants_parameters()) {
+          weights[std::size_t(parameter)] += cell[1] * region(of_region).rstd;
+          biases[std::size_t(parameter)] += cell[0];
+        }
+        cell += 2;
+      };
+      if (g.columns)
+        for (Index i = 0; i < g.run; ++i)
+          take(base.region + g.column_region[std::size_t(i)], base.parameter + g.column_parameter[std::size_t(i)]);
+      else
+        for (Index row = 0; row < g.row_count; ++row)
+          for (Index i = 0; i < pieces.parts; ++i)
+            take(base.region, base.parameter + place_of(g.rows, row).parameter);
+    }
+    if (wants_parameters()) store(weights.data(), biases.data());
+  }
+};
+
+void Norm::gradient(const Gradient& call) const {
+  const NormParameters p(a_, geometry_, *k_, call.weight, call.bias);
+  NormBackward{.norm = *this, .call = call, .weight = p.weight, .bias = p.bias}.run();
+}
+
+}  // namespace infinitypool

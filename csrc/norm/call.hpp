@@ -1,0 +1,215 @@
+// What the passes of a norm share: how a group is cut into pieces, how elements come and go, and in which order
+// threads take the pieces.
+#pragma once
+
+#include <algorithm>
+#include <functional>
+
+#include "../memory/recycler.hpp"
+#include "../walkers/parallel.hpp"
+#include "../walkers/scratch.hpp"
+#include "../walkers/target.hpp"
+#include "norm.hpp"
+
+namespace infinitypool {
+
+// Rows of a group, or a part of one. The cut depends on the shape alone, and with it every sum.
+struct NormPiece {
+  Index first_row, last_row, first, last;
+};
+
+struct NormPieces {
+  static constexpr Index kElements = Index(1) << 16;
+  static constexpr Index kAlong = Index(1) << 14;  // where parameters come along: they are read as well
+
+  explicit NormPieces(const NormGeometry& g)
+      : geometry(g), part(g.columns ? g.run : std::min(g.run, g.along ? kAlong : kElements)) {
+    parts = (g.run + part - 1) / part;
+    rows = parts > 1 ? 1 : std::max<Index>(1, (g.columns ? 4 * kElements : kElements) / g.run);
+    rows = std::min(rows, g.row_count);
+    count = parts * ((g.row_count + rows - 1) / rows);
+  }
+  NormPiece operator[](Index i) const {
+    const Index row = i / parts * rows, at = i % parts * part;
+    return {row, std::min(row + rows, geometry.row_count), at, std::min(at + part, geometry.run)};
+  }
+
+  const NormGeometry& geometry;
+  Index part, parts, rows, count;
+};
+
+// Weight and bias as accumulators, in the order of x; null where there are none.
+class NormParameters {
+ public:
+  NormParameters(const NormArguments& a, const NormGeometry& g, const NormKernels& k, const void* weight,
+                 const void* bias);
+  const void* weight;
+  const void* bias;
+
+ private:
+  memory::Buffer room_;
+};
+
+// Mean and variance, and what they come to for one region.
+struct NormRegion {
+  double mean, rstd;
+  double center, low;  // the mean as an accumulator, and what that leaves over
+
+  NormRegion(double mean, double var, double eps, bool single)
+      : mean(mean), rstd(1 / __builtin_sqrt(var + eps)), center(single ? double(float(mean)) : mean),
+        low(mean - center) {
+    if (!(low - low == 0)) low = 0;  // infinite or NaN: center says it all
+  }
+};
+
+inline double read_float(DType dtype, const void* from, Index at) {
+  switch (dtype) {
+    case DType::float64: return static_cast<const double*>(from)[at];
+    case DType::float32: return static_cast<const float*>(from)[at];
+    default: break;
+  }
+  double value;
+  norm_isa().twice.load[int(dtype)](&value, advance(from, at, 2), 1, 1);
+  return value;
+}
+inline void write_float(DType dtype, void* to, Index at, double value) {
+  norm_isa().twice.store[int(dtype)](advance(to, at, size_of(dtype)), &value, 1);
+}
+
+// Elements of one thread: as accumulators, wherever they lie.
+class NormPort {
+ public:
+  static constexpr Index kRoom = 8192;  // elements of a tile at most
+  NormPort(const NormKernels& k, DType dtype, bool direct) : k_(k), dtype_(dtype), size_(size_of(dtype)), direct_(direct) {}
+
+  // n elements from `at` on; in `room` where they have to be converted.
+  const void* read(const void* base, Index at, Index n, Index step, void* room) const {
+    const void* from = advance(base, at, size_);
+    if (direct_ && step == 1) return from;
+    k_.load[int(dtype_)](room, from, n, step);
+    return room;
+  }
+  // Rows of n elements, `pitch` apart there and in the result.
+  const void* read(const void* base, Index at, Index* pitch, Tile tile, Index step, void* room) const {
+    if (direct_ && step == 1) return advance(base, at, size_);
+    for (Index r = 0; r < tile.rows; ++r)
+      k_.load[int(dtype_)](advance(room, r * tile.columns, k_.size), advance(base, at + r * *pitch, size_), tile.columns,
+                           step);
+    *pitch = tile.columns;
+    return room;
+  }
+
+ private:
+  const NormKernels& k_;
+  DType dtype_;
+  std::size_t size_;
+  bool direct_;
+};
+
+// Results of one thread.
+class NormTarget {
+ public:
+  NormTarget(const NormKernels& k, DType dtype, bool direct, void* base, Index step, Index elements)
+      : k_(k), dtype_(dtype), direct_(direct) {
+    to_.base = base, to_.size = size_of(dtype), to_.isa = &isa();
+    to_.inner = step;
+    to_.streams = step == 1 && std::size_t(elements) * to_.size >= kStreamBytes;
+  }
+  void take_room(Scratch& s) { room_ = direct_ ? nullptr : s.take(NormPort::kRoom, to_.size); }
+  void share_room(const NormTarget& other) { room_ = other.room_; }
+
+  // Where accumulators for `at` may be made: in place where they are results.
+  void* room(Index at, void* other, bool contiguous = true) const {
+    return direct_ && contiguous && to_.inner == 1 && !to_.streams ? to_.at(at) : other;
+  }
+  void put(Index at, const void* from, Tile tile, Index pitch) {
+    const Index n = tile.rows * tile.columns;
+    if (!direct_) {
+      k_.store[int(dtype_)](room_, from, n);
+      from = room_;
+    }
+    to_.column = pitch;
+    to_.store(at, from, tile.rows, tile.columns);
+  }
+
+ private:
+  const NormKernels& k_;
+  DType dtype_;
+  bool direct_;
+  Target to_;
+  void* room_ = nullptr;
+};
+
+// How threads take the work. A Call measures pieces, finishes groups and writes pieces; what a group's
+// statistics come to is kept in a state of call.state_bytes() bytes.
+//
+// - by groups: a thread does one whole group after another, so that the second pass finds it in the cache
+// - by pieces: threads share a few large groups
+// - across: a piece of all groups after another, so that long parameters are read once
+enum class NormOrder { groups, pieces, across };
+
+template <class Call>
+void drive(const Call& call, const NormGeometry& g, Index pieces, NormOrder order, Index chunk, Index batch, int threads) {
+  using Worker = typename Call::Worker;
+  const auto state_bytes = Index((call.state_bytes() + 63) / 64 * 64);
+  struct Run {
+    Worker worker;
+    std::function<void(Worker&, Index)> what;
+    void run(std::size_t i) { what(worker, Index(i)); }
+  };
+  const auto each = [&](Index count, auto what) {
+    parallel(std::size_t(count), threads, [&] { return Run{Worker(call), what}; });
+  };
+  if (order == NormOrder::groups) {
+    const Index chunks = (g.group_count + chunk - 1) / chunk;
+    struct Own {
+      Worker worker;
+      memory::Buffer state;
+      const Call& call;
+      const NormGeometry& g;
+      Index pieces, chunk;
+      void run(std::size_t c) {
+        const Index first = Index(c) * chunk, last = std::min(first + chunk, g.group_count);
+        if (call.measures()) worker.open();
+        for (Index group = first; group < last; ++group) {
+          if (call.measures())
+            for (Index p = 0; p < pieces; ++p) worker.measure(group, p, state.data());
+          worker.finish_group(group, state.data());
+          if (call.writes())
+            for (Index p = 0; p < pieces; ++p) worker.write(group, p, state.data());
+        }
+        if (call.measures()) worker.close_chunk(Index(c));
+      }
+    };
+    parallel(std::size_t(chunks), threads, [&] {
+      return Own{Worker(call), memory::Buffer(std::size_t(state_bytes)), call, g, pieces, chunk};
+    });
+    return;
+  }
+  const memory::Buffer states(std::size_t(state_bytes * batch));
+  const auto state = [&](Index i) { return states.data() + i * state_bytes; };
+  for (Index first = 0; first < g.group_count; first += batch) {
+    const Index groups = std::min(batch, g.group_count - first);
+    if (call.measures()) {
+      if (order == NormOrder::across)
+        each(pieces, [&](Worker& w, Index p) {
+          w.open();
+          for (Index i = 0; i < groups; ++i) w.measure(first + i, p, state(i));
+          w.close_piece(p);
+        });
+      else
+        each(groups * pieces, [&](Worker& w, Index t) { w.measure(first + t / pieces, t % pieces, state(t / pieces)); });
+    }
+    {
+      Worker w(call);
+      for (Index i = 0; i < groups; ++i) w.finish_group(first + i, state(i));
+    }
+    if (!call.writes()) continue;
+    if (order == NormOrder::across)
+      each(pieces * groups, [&](Worker& w, Index t) { w.write(first + t % groups, t / groups, state(t % groups)); });
+    else
+      each(groups * pieces, [&](Worker& w, Index t) { w.write(first + t / pieces, t % pieces, state(t / pieces)); });
+  }
+}
+
+}  // namespace infinitypool

@@ -1,0 +1,338 @@
+#include "call.hpp"
+
+namespace infinitypool {
+namespace {
+
+// Count, mean and squared deviations of some elements; pieces are merged in order.
+// Chan, Golub and LeVeque, 1979.
+struct Moments {
+  double count = 0, mean = 0, square = 0;
+  void merge(double n, double other_mean, double other_square) {
+    if (count == 0) {
+      count = n, mean = other_mean, square = other_square;
+      return;
+    }
+    const double d = other_mean - mean, share = n / (count + n);
+    mean += d * share;
+    square += other_square + d * d * count * share;
+    count += n;
+  }
+};
+
+}  // namespace
+
+// One forward call.
+class NormForward {
+ public:
+  enum class Statistics { measured, given, factors };
+
+  const Norm& norm;
+  const NormArguments& a = norm.a_;
+  const NormGeometry& g = norm.geometry_;
+  const NormKernels& k = *norm.k_;
+  Statistics statistics = Statistics::measured;
+  const void* x;
+  const void* residual = nullptr;
+  void* out = nullptr;
+  void* total = nullptr;
+  const void* mean = nullptr;  // given, or factors
+  const void* var = nullptr;   // given, or offsets
+  double* mean_out = nullptr;
+  double* var_out = nullptr;
+  Norm::Running running{};
+  const void* weight = nullptr;
+  const void* bias = nullptr;
+  NormPieces pieces{g};
+
+  bool measures() const { return statistics == Statistics::measured; }
+  bool writes() const { return out; }
+  bool along() const { return g.along && (weight || bias); }
+  // Along a run: what its pieces came to, then its region. Columns: means and squares of every piece, and vectors.
+  std::size_t state_bytes() const {
+    if (!g.columns) return sizeof(Moments) * std::size_t(pieces.count) + sizeof(NormRegion);
+    return std::size_t(g.run) * (std::size_t(measures() ? pieces.count : 0) * 2 * sizeof(double) + 3 * k.size);
+  }
+  Moments* moments(void* state) const { return static_cast<Moments*>(state); }
+  double* squares(void* state, Index piece) const { return static_cast<double*>(state) + piece * 2 * g.run; }
+  void* vector(void* state, int which) const {
+    return advance(static_cast<double*>(state) + (measures() ? pieces.count : 0) * 2 * g.run, which * g.run, k.size);
+  }
+
+  NormRegion region(Index at, double m, double v) const {
+    if (statistics == Statistics::given) {
+      m = a.centered ? read_float(a.given_dtype, mean, at) : 0;
+      v = read_float(a.given_dtype, var, at);
+    } else if (statistics == Statistics::measured) {
+      keep(at, m, v);
+    }
+    return {m, v, a.eps, k.size == sizeof(float)};
+  }
+  // The factor and the shift for one region and parameter.
+  void affine(const NormRegion& r, Index parameter, double* scale, double* shift) const {
+    *scale = r.rstd * parameter_at(weight, parameter, 1);
+    *shift = parameter_at(bias, parameter, 0) - r.low * *scale;
+  }
+  void factors(Index region, double* scale, double* shift) const {
+    *scale = static_cast<const double*>(mean)[region];
+    *shift = var ? static_cast<const double*>(var)[region] : 0;
+  }
+  double parameter_at(const void* list, Index at, double none) const {
+    if (!list) return none;
+    return k.size == sizeof(float) ? double(static_cast<const float*>(list)[at]) : static_cast<const double*>(list)[at];
+  }
+
+  class Worker {
+   public:
+    explicit Worker(const NormForward& call)
+        : c_(call), port_(c_.k, c_.a.dtype, c_.norm.direct_),
+          to_(c_.k, c_.a.dtype, c_.norm.direct_, c_.out, c_.g.out_step, c_.g.group_count * c_.g.row_count * c_.g.run),
+          scratch_([this](Scratch& s) {
+            x_ = s.take(NormPort::kRoom, c_.k.size);
+            y_ = s.take(NormPort::kRoom, c_.k.size);
+            to_.take_room(s);
+          }) {}
+    void open() {}
+    void close_chunk(Index) {}
+    void close_piece(Index) {}
+
+    void measure(Index group, Index piece, void* state) {
+      const NormPlace base = place_of(c_.g.groups, group);
+      if (c_.g.columns) return measure_columns(base, piece, state);
+      const NormPiece p = c_.pieces[piece];
+      Moments sum;
+      for (Index row = p.first_row; row < p.last_row; ++row) {
+        const NormPlace at = at_row(base, row);
+        for (Index i = p.first; i < p.last; i += kBlock) {
+          const Index n = std::min(kBlock, p.last - i);
+          double mean, square;
+          const void* x = c_.residual ? sum_of(at, i, n)
+                                      : port_.read(c_.x, at.x + i, n, 1, x_);
+          c_.k.moments(x, n, c_.a.centered, &mean, &square);
+          sum.merge(double(n), mean, square);
+        }
+      }
+      c_.moments(state)[piece] = sum;
+    }
+
+    void finish_group(Index group, void* state) {
+      const NormPlace base = place_of(c_.g.groups, group);
+      if (c_.g.columns) return finish_columns(base, state);
+      Moments sum;
+      if (c_.measures())
+        for (Index p = 0; p < c_.pieces.count; ++p) {
+          const Moments& m = c_.moments(state)[p];
+          sum.merge(m.count, m.mean, m.square);
+        }
+      if (c_.statistics == Statistics::factors) return;
+      auto* region = reinterpret_cast<NormRegion*>(c_.moments(state) + c_.pieces.count);
+      *region = c_.region(base.region, sum.mean, sum.square / double(c_.g.region_size));
+    }
+
+    void write(Index group, Index piece, void* state) {
+      const NormPlace base = place_of(c_.g.groups, group);
+      if (c_.g.columns) return write_columns(base, piece, state);
+      const NormPiece p = c_.pieces[piece];
+      const auto& region = *reinterpret_cast<const NormRegion*>(c_.moments(state) + c_.pieces.count);
+      for (Index row = p.first_row; row < p.last_row; ++row) {
+        const NormPlace at = at_row(base, row);
+        double center = 0, scale, shift;
+        if (c_.statistics == Statistics::factors) {
+          c_.factors(base.region, &scale, &shift);
+        } else {
+          center = region.center;
+          if (c_.along()) scale = region.rstd, shift = -region.low * region.rstd;
+          else c_.affine(region, at.parameter, &scale, &shift);
+        }
+        for (Index i = p.first; i < p.last; i += kOut) {
+          const Index n = std::min(kOut, p.last - i), to = at.out + i * c_.g.out_step;
+          const void* x = c_.residual ? port_.read(c_.total, to, n, c_.g.out_step, x_)
+                                      : port_.read(c_.x, at.x + i, n, 1, x_);
+          void* y = to_.room(to, y_);
+          if (c_.along()) c_.k.affine_along(y, x, n, center, scale, shift, parameters(c_.weight, at.parameter + i),
+                                            parameters(c_.bias, at.parameter + i));
+          else c_.k.affine(y, x, n, center, scale, shift);
+          c_.k.activate(y, n, c_.a.activation, c_.a.slope);
+          to_.put(to, y, {1, n}, n);
+        }
+      }
+    }
+
+   private:
+    static constexpr Index kOut = 2048;
+    static constexpr Index kColumns = 256;  // of a tile
+
+    NormPlace at_row(const NormPlace& base, Index row) const {
+      NormPlace at = place_of(c_.g.rows, row);
+      at.x += base.x, at.out += base.out, at.other += base.other, at.parameter += base.parameter;
+      return at;
+    }
+    const void* parameters(const void* list, Index at) const { return list ? advance(list, at, c_.k.size) : nullptr; }
+
+    // x + residual, as it is kept.
+    const void* sum_of(const NormPlace& at, Index i, Index n) {
+      c_.k.load[int(c_.a.dtype)](x_, advance(c_.x, at.x + i, c_.norm.size_), n, 1);
+      c_.k.add(x_, port_.read(c_.residual, at.other + i * c_.g.other_step, n, c_.g.other_step, y_), n);
+      const Index to = at.out + i * c_.g.out_step;
+      keep(to, {1, n}, n);
+      return c_.norm.direct_ ? x_ : port_.read(c_.total, to, n, c_.g.out_step, x_);
+    }
+    void keep(Index to, Tile tile, Index pitch) {
+      NormTarget total(c_.k, c_.a.dtype, c_.norm.direct_, c_.total, c_.g.out_step, 0);
+      total.share_room(to_);
+      total.put(to, x_, tile, pitch);
+    }
+
+    // Tiles of rows that lie evenly apart.
+    template <class What>
+    void each_tile(const NormPlace& base, const NormPiece& p, Index elements, What what) {
+      const NormDim last = c_.g.rows.empty() ? NormDim{} : c_.g.rows.back();
+      for (Index first = 0; first < c_.g.run; first += kColumns) {
+        const Index columns = std::min(kColumns, c_.g.run - first), most = elements / columns;
+        for (Index row = p.first_row, rows; row < p.last_row; row += rows) {
+          rows = std::min({most, last.size - row % last.size, p.last_row - row});
+          what(at_row(base, row), last, Tile{rows, columns}, first, row - p.first_row);
+        }
+      }
+    }
+
+    void measure_columns(const NormPlace& base, Index piece, void* state) {
+      double* mean = c_.squares(state, piece);
+      each_tile(base, c_.pieces[piece], kBlock,
+                [&](const NormPlace& at, const NormDim& dim, Tile tile, Index first, Index before) {
+        Index pitch = dim.x;
+        const void* x;
+        if (c_.residual) {
+          for (Index r = 0; r < tile.rows; ++r)
+            c_.k.load[int(c_.a.dtype)](advance(x_, r * tile.columns, c_.k.size),
+                                       advance(c_.x, at.x + first + r * dim.x, c_.norm.size_), tile.columns, 1);
+          Index other = dim.other;
+          const void* y = port_.read(c_.residual, at.other + first * c_.g.other_step, &other, tile, c_.g.other_step, y_);
+          for (Index r = 0; r < tile.rows; ++r)
+            c_.k.add(advance(x_, r * tile.columns, c_.k.size), advance(y, r * other, c_.k.size), tile.columns);
+          const Index to = at.out + first * c_.g.out_step;
+          keep(to, tile, dim.out);
+          pitch = dim.out;
+          x = port_.read(c_.total, to, &pitch, tile, c_.g.out_step, x_);
+        } else {
+          x = port_.read(c_.x, at.x + first, &pitch, tile, 1, x_);
+        }
+        c_.k.column_moments(x, pitch, tile, c_.a.centered, before, mean + first, mean + c_.g.run + first);
+      });
+    }
+
+    void finish_columns(const NormPlace& base, void* state) {
+      const NormGeometry& g = c_.g;
+      std::vector<Moments> regions;
+      std::vector<Index> used;  // regions of this group, in the order of their first columns
+      if (c_.measures()) {
+        regions.resize(std::size_t(g.region_count));
+        for (Index p = 0; p < c_.pieces.count; ++p) {
+          const NormPiece piece = c_.pieces[p];
+          const double n = double(piece.last_row - piece.first_row);
+          const double *mean = c_.squares(state, p), *square = mean + g.run;
+          for (Index i = 0; i < g.run; ++i)
+            regions[std::size_t(base.region + g.column_region[std::size_t(i)])].merge(
+                n, c_.a.centered ? mean[i] : 0, square[i]);
+        }
+      }
+      Index known = -1;
+      NormRegion r{0, 1, 0, true};
+      for (Index i = 0; i < g.run; ++i) {
+        const Index region = base.region + g.column_region[std::size_t(i)];
+        const Index parameter = base.parameter + g.column_parameter[std::size_t(i)];
+        double center = 0, scale, shift;
+        if (c_.statistics == Statistics::factors) {
+          c_.factors(region, &scale, &shift);
+        } else {
+          if (region != known) {
+            const Moments m = c_.measures() ? regions[std::size_t(region)] : Moments{};
+            r = c_.region(region, m.mean, m.square / double(g.region_size));
+            known = region;
+          }
+          c_.affine(r, parameter, &scale, &shift);
+          center = r.center;
+        }
+        set(c_.vector(state, 0), i, center);
+        set(c_.vector(state, 1), i, scale);
+        set(c_.vector(state, 2), i, shift);
+      }
+    }
+    void set(void* list, Index at, double value) const {
+      if (c_.k.size == sizeof(float)) static_cast<float*>(list)[at] = float(value);
+      else static_cast<double*>(list)[at] = value;
+    }
+
+    void write_columns(const NormPlace& base, Index piece, void* state) {
+      each_tile(base, c_.pieces[piece], kOut,
+                [&](const NormPlace& at, const NormDim& dim, Tile tile, Index first, Index) {
+        const Index to = at.out + first * c_.g.out_step;
+        Index pitch = c_.residual ? dim.out : dim.x;
+        const void* x = c_.residual ? port_.read(c_.total, to, &pitch, tile, c_.g.out_step, x_)
+                                    : port_.read(c_.x, at.x + first, &pitch, tile, 1, x_);
+        const bool dense = tile.rows == 1 || dim.out == tile.columns;
+        void* y = to_.room(to, y_, dense);
+        const auto from = [&](int which) { return advance(c_.vector(state, which), first, c_.k.size); };
+        c_.k.affine_columns(y, tile.columns, x, pitch, tile, from(0), from(1), from(2));
+        c_.k.activate(y, tile.rows * tile.columns, c_.a.activation, c_.a.slope);
+        to_.put(to, y, tile, dim.out);
+      });
+    }
+
+    const NormForward& c_;
+    NormPort port_;
+    NormTarget to_;
+    void* x_ = nullptr;
+    void* y_ = nullptr;
+    Scratch scratch_;
+  };
+
+  void run() const {
+    const Index elements = g.group_count * g.row_count * g.run;
+    const int threads = elements < kParallelElements ? 1 : thread_count();
+    const Index group_bytes = g.row_count * g.run * Index(norm.size_);
+    const bool long_parameters = along() && pieces.parts > 1 && g.group_count > 1;
+    const bool many = threads == 1 || (g.group_count >= 4 * threads && group_bytes <= kGroupBytes);
+    const NormOrder order = long_parameters ? NormOrder::across : many ? NormOrder::groups : NormOrder::pieces;
+    const Index batch = order == NormOrder::across ? g.group_count
+                                                   : std::clamp(kCacheBytes / group_bytes, Index(1), g.group_count);
+    drive(*this, g, pieces.count, order, std::max<Index>(1, kParallelElements / (g.row_count * g.run)), batch, threads);
+  }
+
+ private:
+  static constexpr Index kGroupBytes = Index(4) << 20;   // a core's share of the caches
+  static constexpr Index kCacheBytes = Index(16) << 20;  // all cores'
+
+  void keep(Index at, double m, double v) const {
+    if (mean_out && a.centered) mean_out[at] = m;
+    if (var_out) var_out[at] = v;
+    if (!running.var) return;
+    const double n = double(g.region_size);
+    const auto move = [&](void* list, double value) {
+      const double before = read_float(a.given_dtype, list, at);
+      write_float(a.given_dtype, list, at, before + running.momentum * (value - before));
+    };
+    move(running.mean, m);
+    move(running.var, v * n / (n - 1));
+  }
+};
+
+void Norm::normalize(const void* x, const void* residual, void* out, void* total, const void* weight, const void* bias,
+                     double* mean, double* var, Running running) const {
+  const NormParameters p(a_, geometry_, *k_, weight, bias);
+  NormForward{.norm = *this, .x = x, .residual = residual, .out = out, .total = total, .mean_out = mean,
+              .var_out = var, .running = running, .weight = p.weight, .bias = p.bias}.run();
+}
+
+void Norm::apply(const void* x, void* out, const void* weight, const void* bias, const void* mean,
+                 const void* var) const {
+  const NormParameters p(a_, geometry_, *k_, weight, bias);
+  NormForward{.norm = *this, .statistics = NormForward::Statistics::given, .x = x, .out = out, .mean = mean,
+              .var = var, .weight = p.weight, .bias = p.bias}.run();
+}
+
+void Norm::scale(const void* x, void* out, const double* factors, const double* offsets) const {
+  NormForward{.norm = *this, .statistics = NormForward::Statistics::factors, .x = x, .out = out, .mean = factors,
+              .var = offsets}.run();
+}
+
+}  // namespace infinitypool
