@@ -77,32 +77,32 @@ inline Pack<A> pack(const A* x, Index n, A rest) {
 }
 template <class A>
 inline double total(Pack<A> p) {
-  double lane[kLanes<A>];
-  for (int i = 0; i < kLanes<A>; ++i) lane[i] = p[i];
-  for (int half = kLanes<A> / 2; half; half /= 2)
-    for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
-  return lane[0];
+  double lane[8];
+  for (int i = 0; i < 8; ++i) {
+    lane[i] = p[i];
+    if constexpr (kLanes<A> == 16) lane[i] += double(p[i + 8]);
+  }
+  return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
 }
 
-// Calls add(accumulators, at, read) for every pack of n elements in a fixed order; `read(x, rest)` reads from x the
-// pack of that place, filled up with `rest`. Gives the accumulators' totals.
-template <int kSums, class A, class Add>
+// Calls add(sum, other, read) for every pack of n elements in a fixed order; `read(x, rest)` reads from x the pack of
+// that place, filled up with `rest`. Gives the totals of both.
+template <class A, class Add>
 inline void sum_packs(Index n, double* sums, const Add& add) {
   constexpr Index w = kLanes<A>;
-  Pack<A> sum[kSums][4] = {};
+  Pack<A> s0{}, s1{}, s2{}, s3{}, t0{}, t1{}, t2{}, t3{};
   const auto whole = [](Index at) { return [at](const A* x, A) { return pack(x + at); }; };
   Index i = 0;
-  for (; i + 4 * w <= n; i += 4 * w)
-    for (int j = 0; j < 4; ++j) {
-      Pack<A>* s[kSums];
-      for (int k = 0; k < kSums; ++k) s[k] = &sum[k][j];
-      add(s, whole(i + j * w));
-    }
-  Pack<A>* s[kSums];
-  for (int k = 0; k < kSums; ++k) s[k] = &sum[k][0];
-  for (; i + w <= n; i += w) add(s, whole(i));
-  if (i < n) add(s, [i, n](const A* x, A rest) { return pack(x + i, n - i, rest); });
-  for (int k = 0; k < kSums; ++k) sums[k] = total<A>((sum[k][0] + sum[k][1]) + (sum[k][2] + sum[k][3]));
+  for (; i + 4 * w <= n; i += 4 * w) {
+    add(s0, t0, whole(i));
+    add(s1, t1, whole(i + w));
+    add(s2, t2, whole(i + 2 * w));
+    add(s3, t3, whole(i + 3 * w));
+  }
+  for (; i + w <= n; i += w) add(s0, t0, whole(i));
+  if (i < n) add(s1, t1, [i, n](const A* x, A rest) { return pack(x + i, n - i, rest); });
+  sums[0] = total<A>((s0 + s1) + (s2 + s3));
+  sums[1] = total<A>((t0 + t1) + (t2 + t3));
 }
 
 // Whether two numbers are neither infinite nor NaN.
@@ -114,20 +114,20 @@ void moments(const void* x_, Index n, bool centered, double* mean, double* squar
   auto* x = static_cast<const A*>(x_);
   double sums[2] = {};
   if (!centered) {
-    sum_packs<1, A>(n, sums, [x](Pack<A>* const* s, auto read) {
+    sum_packs<A>(n, sums, [x](Pack<A>& square, Pack<A>&, auto read) {
       const Pack<A> v = read(x, A(0));
-      *s[0] += v * v;
+      square += v * v;
     });
     *mean = 0;
     *square = sums[0];
   } else {
-    sum_packs<1, A>(n, sums, [x](Pack<A>* const* s, auto read) { *s[0] += read(x, A(0)); });
+    sum_packs<A>(n, sums, [x](Pack<A>& sum, Pack<A>&, auto read) { sum += read(x, A(0)); });
     const A first = A(sums[0] / double(n));
     const Pack<A> center = spread(first);
-    sum_packs<2, A>(n, sums, [x, center, first](Pack<A>* const* s, auto read) {
+    sum_packs<A>(n, sums, [x, center, first](Pack<A>& sum, Pack<A>& square, auto read) {
       const Pack<A> d = read(x, first) - center;
-      *s[0] += d;
-      *s[1] += d * d;
+      sum += d;
+      square += d * d;
     });
     *mean = double(first) + sums[0] / double(n);
     *square = sums[1] - sums[0] * sums[0] / double(n);
@@ -251,6 +251,42 @@ void column_moments(const void* x_, Index pitch, Tile tile, bool centered, Index
     rest.take(x + r * pitch + i, pitch, rows, tile.columns - i);
     column_block<1>(rest.x, w, rows, centered, before + r, mean + i, square + i, tile.columns - i);
   }
+}
+
+// What more rows have given, merged in.
+void merge_rows(double* __restrict mean, double* __restrict square, const double* more_mean, const double* more_square,
+                Index n, bool centered, double before, double rows) {
+  const double share = rows / (before + rows), weight = before * share;
+  if (!centered) {
+    for (Index i = 0; i < n; ++i) square[i] += more_square[i];
+    return;
+  }
+  for (Index i = 0; i < n; ++i) {
+    const double d = more_mean[i] - mean[i];
+    mean[i] += d * share;
+    square[i] += more_square[i] + d * d * weight;
+  }
+}
+
+// Columns of as many rows each, as one.
+void merge_span(const double* mean, const double* square, Index n, bool centered, double rows, double* to_mean,
+                double* to_square) {
+  double sums[2];
+  sum_packs<double>(n, sums, [=](Pack<double>& s, Pack<double>& m, auto read) {
+    s += read(square, 0.0);
+    if (centered) m += read(mean, 0.0);
+  });
+  *to_mean = 0;
+  *to_square = sums[0];
+  if (!centered) return;
+  const double middle = sums[1] / double(n);
+  const Pack<double> center = spread(middle);
+  sum_packs<double>(n, sums, [=](Pack<double>& s, Pack<double>&, auto read) {
+    const Pack<double> d = read(mean, middle) - center;
+    s += d * d;
+  });
+  *to_mean = middle;
+  *to_square += rows * sums[0];
 }
 
 // ---------------------------------------------------------------- forward
@@ -402,10 +438,10 @@ void sums(const void* g_, const void* x_, Index n, double center, double* sum) {
   auto* x = static_cast<const A*>(x_);
   const A first = A(center);
   const Pack<A> c = spread(first);
-  sum_packs<2, A>(n, sum, [=](Pack<A>* const* s, auto read) {
+  sum_packs<A>(n, sum, [=](Pack<A>& of_g, Pack<A>& of_gx, auto read) {
     const Pack<A> v = read(g, A(0));
-    *s[0] += v;
-    *s[1] += v * (read(x, first) - c);
+    of_g += v;
+    of_gx += v * (read(x, first) - c);
   });
 }
 
@@ -416,10 +452,10 @@ void sums_along(const void* g_, const void* x_, Index n, double center, const vo
   auto* w = static_cast<const A*>(weight);
   const A first = A(center);
   const Pack<A> c = spread(first);
-  sum_packs<2, A>(n, sum, [=](Pack<A>* const* s, auto read) {
+  sum_packs<A>(n, sum, [=](Pack<A>& of_g, Pack<A>& of_gx, auto read) {
     const Pack<A> v = read(g, A(0)) * read(w, A(0));
-    *s[0] += v;
-    *s[1] += v * (read(x, first) - c);
+    of_g += v;
+    of_gx += v * (read(x, first) - c);
   });
 }
 
@@ -554,6 +590,8 @@ constexpr NormKernels kernels() {
   k.add = add<A>;
   k.moments = moments<A>;
   k.column_moments = column_moments<A>;
+  k.merge_rows = merge_rows;
+  k.merge_span = merge_span;
   k.affine = affine<A>;
   k.affine_columns = affine_columns<A>;
   k.affine_along = affine_along<A>;

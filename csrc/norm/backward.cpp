@@ -34,7 +34,13 @@ class NormBackward {
     if (!g.columns) return sizeof(Coefficients) + 2 * sizeof(double) * std::size_t(pieces.count);
     return std::size_t(g.run) * (2 * sizeof(double) * std::size_t(pieces.count) + 5 * k.size);
   }
-  Index cells() const { return g.columns ? g.run : g.row_count * pieces.parts; }  // of a group
+  // Of a group: what shares a region and a parameter, or is a part of that.
+  Index cells() const {
+    if (!g.columns) return g.row_count * pieces.parts;
+    Index n = 0;
+    for (const NormSpan& s : g.spans) n += s.parameter_step ? s.count : 1;
+    return n;
+  }
 
   NormRegion region(Index at) const {
     const DType dtype = call.given ? a.given_dtype : DType::float64;
@@ -87,10 +93,7 @@ class NormBackward {
       if (!near_) return;
       flush();
       const NormPiece p = c_.pieces[piece];
-      const Index at = place_of(c_.g.rows, p.first_row).parameter + p.first, n = p.last - p.first;
-      for (int i = 0; i < 2; ++i)
-        std::memcpy(c_.parameters + i * c_.g.parameter_count + at, far_ + i * along_count(),
-                    std::size_t(n) * sizeof(double));
+      c_.store(far_, far_ + along_count(), place_of(c_.g.rows, p.first_row).parameter + p.first, p.last - p.first);
     }
 
     void measure(Index group, Index piece, void* state) {
@@ -168,7 +171,8 @@ class NormBackward {
           const bool reads = !c_.call.given || c_.activated();
           const void* x = reads ? port_.read(c_.call.x, at.x + i, n, 1, x_) : nullptr;
           const void* g = gradient(r, at, i, n, x);
-          void* y = to_.room(to, y_);
+          Index whole = n;
+          void* y = to_.room(to, y_, &whole, n);
           const void* weight = c_.along() && c_.weight ? advance(c_.weight, at.parameter + i, c_.k.size) : nullptr;
           if (c_.call.given) {
             if (weight) c_.k.affine_along(y, g, n, 0, scale, 0, weight, nullptr);
@@ -185,7 +189,6 @@ class NormBackward {
 
    private:
     static constexpr Index kOut = 2048;
-    static constexpr Index kColumns = 256;  // of a tile
     static constexpr Index kRows = 32;      // added in accumulators
 
     bool across() const { return c_.pieces.parts > 1; }
@@ -229,10 +232,10 @@ class NormBackward {
     }
 
     template <class What>
-    void each_tile(const NormPlace& base, const NormPiece& p, Index elements, What what) {
+    void each_tile(const NormPlace& base, const NormPiece& p, Index elements, Index most_columns, What what) {
       const NormDim last = c_.g.rows.empty() ? NormDim{} : c_.g.rows.back();
-      for (Index first = 0; first < c_.g.run; first += kColumns) {
-        const Index columns = std::min(kColumns, c_.g.run - first), most = elements / columns;
+      for (Index first = 0; first < c_.g.run; first += most_columns) {
+        const Index columns = std::min(most_columns, c_.g.run - first), most = elements / columns;
         for (Index row = p.first_row, rows; row < p.last_row; row += rows) {
           rows = std::min({most, last.size - row % last.size, p.last_row - row});
           what(at_row(base, row), last, Tile{rows, columns}, first);
@@ -261,7 +264,7 @@ class NormBackward {
       double* sum = column_sums(state, piece);
       std::memset(sum, 0, std::size_t(2 * c_.g.run) * sizeof(double));
       void* own = vectors_of(base);
-      each_tile(base, c_.pieces[piece], kBlock, [&](const NormPlace& at, const NormDim& dim, Tile tile, Index first) {
+      each_tile(base, c_.pieces[piece], kBlock, 256, [&](const NormPlace& at, const NormDim& dim, Tile tile, Index first) {
         const Tiles t = tiles(at, dim, tile, first, own, true);
         c_.k.column_sums(t.g, t.g_pitch, t.x, t.x_pitch, tile, vector(own, 0, first), sum + first,
                          sum + c_.g.run + first);
@@ -271,29 +274,28 @@ class NormBackward {
     // Vectors that do not depend on sums, in memory of this worker: pieces of one group run side by side.
     void* vectors_of(const NormPlace& base) {
       if (!own_) own_ = std::make_unique<memory::Buffer>(c_.state_bytes());
-      each_column(base, [&](Index i, const NormRegion& r, Index, double w, double b) {
-        set_affine(own_->data(), i, r, w, b);
-      });
+      each_region(base, [&](const NormSpan& s, const NormRegion& r, Index) { set_affine(own_->data(), base, s, r); });
       return own_->data();
     }
-    void set_affine(void* state, Index i, const NormRegion& r, double w, double b) const {
-      set(vector(state, 0), i, r.center);
-      set(vector(state, 1), i, r.rstd * w);
-      set(vector(state, 2), i, b - r.low * (r.rstd * w));
-    }
-    void set(void* list, Index at, double value) const {
-      if (c_.k.size == sizeof(float)) static_cast<float*>(list)[at] = float(value);
-      else static_cast<double*>(list)[at] = value;
+    // center, scale and shift; without an activation the backward pass has no shift
+    void set_affine(void* state, const NormPlace& base, const NormSpan& s, const NormRegion& r) const {
+      c_.norm.fill(vector(state, 0), s.first, s.count, r.center);
+      each_parameter(s, [&](Index first, Index n, Index parameter) {
+        const double scale = r.rstd * c_.parameter_at(c_.weight, base.parameter + parameter, 1);
+        c_.norm.fill(vector(state, 1), first, n, scale);
+        if (c_.activated())
+          c_.norm.fill(vector(state, 2), first, n,
+                       c_.parameter_at(c_.bias, base.parameter + parameter, 0) - r.low * scale);
+      });
     }
     template <class What>
-    void each_column(const NormPlace& base, What what) const {
+    void each_region(const NormPlace& base, What what) const {
       Index known = -1;
       NormRegion r{0, 1, 0, true};
-      for (Index i = 0; i < c_.g.run; ++i) {
-        const Index region = base.region + c_.g.column_region[std::size_t(i)];
-        const Index parameter = base.parameter + c_.g.column_parameter[std::size_t(i)];
+      for (const NormSpan& s : c_.g.spans) {
+        const Index region = base.region + s.region;
         if (region != known) r = c_.region(region), known = region;
-        what(i, r, region, c_.parameter_at(c_.weight, parameter, 1), c_.parameter_at(c_.bias, parameter, 0));
+        what(s, r, region);
       }
     }
 
@@ -301,48 +303,62 @@ class NormBackward {
       const NormGeometry& g = c_.g;
       const bool sums = c_.needs_sums() && c_.measures();
       std::vector<double> of_region(sums ? std::size_t(2 * g.region_count) : 0);
-      double* own = c_.sums ? c_.sums + 2 * group * g.run : nullptr;  // by columns
-      each_column(base, [&](Index i, const NormRegion& r, Index region, double w, double) {
-        double sum = 0, product = 0;
-        if (c_.measures())
-          for (Index p = 0; p < c_.pieces.count; ++p)
-            sum += column_sums(state, p)[i], product += column_sums(state, p)[g.run + i];
-        product -= r.low * sum;
-        if (own) own[2 * i] = sum, own[2 * i + 1] = product;
-        if (sums) of_region[std::size_t(2 * region)] += w * sum, of_region[std::size_t(2 * region + 1)] += w * product;
-      });
+      if (c_.measures()) {
+        double* sum = column_sums(state, 0);
+        for (Index p = 1; p < c_.pieces.count; ++p) {
+          const double* more = column_sums(state, p);
+          for (Index i = 0; i < 2 * g.run; ++i) sum[i] += more[i];
+        }
+        double* cell = c_.sums + 2 * group * c_.cells();
+        each_region(base, [&](const NormSpan& s, const NormRegion& r, Index region) {
+          each_parameter(s, [&](Index first, Index n, Index parameter) {
+            cell[0] = cell[1] = 0;
+            for (Index i = first; i < first + n; ++i) cell[0] += sum[i], cell[1] += sum[g.run + i];
+            cell[1] -= r.low * cell[0];
+            if (sums) {
+              const double w = c_.parameter_at(c_.weight, base.parameter + parameter, 1);
+              of_region[std::size_t(2 * region)] += w * cell[0];
+              of_region[std::size_t(2 * region + 1)] += w * cell[1];
+            }
+            cell += 2;
+          });
+        });
+      }
       if (!c_.writes()) return;
-      each_column(base, [&](Index i, const NormRegion& r, Index region, double w, double b) {
+      each_region(base, [&](const NormSpan& s, const NormRegion& r, Index region) {
         Coefficients k;
         k.region = r;
-        if (c_.call.all)
+        if (c_.call.all) {
+          const double w = c_.parameter_at(c_.weight, base.parameter + s.parameter, 1);
           k.solve(w * c_.call.all[region], w * c_.call.all[g.region_count + region], c_.call.count, c_.a.centered);
-        else if (sums)
+        } else if (sums) {
           k.solve(of_region[std::size_t(2 * region)], of_region[std::size_t(2 * region + 1)], double(g.region_size),
                   c_.a.centered);
-        set_affine(state, i, r, w, b);
-        set(vector(state, 3), i, k.b);
-        set(vector(state, 4), i, k.d);
+        }
+        set_affine(state, base, s, r);
+        c_.norm.fill(vector(state, 3), s.first, s.count, k.b);
+        c_.norm.fill(vector(state, 4), s.first, s.count, k.d);
       });
     }
 
     void write_columns(const NormPlace& base, Index piece, void* state) {
-      each_tile(base, c_.pieces[piece], kOut, [&](const NormPlace& at, const NormDim& dim, Tile tile, Index first) {
+      each_tile(base, c_.pieces[piece], kOut, 512, [&](const NormPlace& at, const NormDim& dim, Tile tile, Index first) {
         const Index to = at.out + first * c_.g.out_step;
         const bool constant = c_.call.given;
         const Tiles t = tiles(at, dim, tile, first, state, !constant || c_.activated());
-        void* y = to_.room(to, y_, tile.rows == 1 || dim.out == tile.columns);
+        Index y_pitch = dim.out;
+        void* y = to_.room(to, y_, &y_pitch, tile.columns);
         const auto v = [&](int which) { return vector(state, which, first); };
         if (constant) {
-          c_.k.affine_columns(y, tile.columns, t.g, t.g_pitch, tile, zeros(), v(1), zeros());
+          c_.k.affine_columns(y, y_pitch, t.g, t.g_pitch, tile, zeros(), v(1), zeros());
         } else {
-          c_.k.gradient_columns(y, tile.columns, t.g, t.g_pitch, t.x, t.x_pitch, tile, v(1), v(3), v(0), v(4));
+          c_.k.gradient_columns(y, y_pitch, t.g, t.g_pitch, t.x, t.x_pitch, tile, v(1), v(3), v(0), v(4));
         }
         to_.put(to, y, tile, dim.out);
       });
     }
     const void* zeros() const {
-      static const double list[kColumns] = {};
+      static const double list[512] = {};
       return list;
     }
 
@@ -372,11 +388,12 @@ class NormBackward {
     const Index chunks = std::clamp(g.group_count / 4, Index(1), Index(64));
     chunk = sums_along ? (g.group_count + chunks - 1) / chunks
                        : std::max<Index>(1, kParallelElements / (g.row_count * g.run));
-    const Index lists = across ? 1 : (g.group_count + chunk - 1) / chunk;
+    const Index lists = across ? 0 : (g.group_count + chunk - 1) / chunk;
     const memory::Buffer room(std::size_t(
         sums_along ? 2 * lists * g.parameter_count : along() && !g.columns ? 0 : 2 * g.group_count * cells()) * sizeof(double));
     (sums_along ? parameters : sums) = reinterpret_cast<double*>(room.data());
     drive(*this, g, pieces.count, order, chunk, batch, threads);
+    if (across) return;
     if (sums_along) finish_along(lists);
     else if (wants_parameters() || call.sums) finish_cells();
   }
@@ -385,20 +402,17 @@ class NormBackward {
   static constexpr Index kGroupBytes = Index(4) << 20;
   static constexpr Index kCacheBytes = Index(16) << 20;
 
-  // The caller's order and dtype.
-  void store(const double* weight_sums, const double* bias_sums) const {
-    for (Index i = 0; i < g.parameter_count; ++i) {
-      const Index to = place_of(g.parameter_order, i).parameter;
-      if (call.grad_weight) write_float(a.parameter_dtype, call.grad_weight, to, weight_sums[i]);
-      if (call.grad_bias) write_float(a.parameter_dtype, call.grad_bias, to, bias_sums[i]);
-    }
+  // Sums of n parameters from `first` on, in the caller's order and dtype.
+  void store(const double* weight_sums, const double* bias_sums, Index first, Index n) const {
+    norm.return_parameters(call.grad_weight, weight_sums, first, n);
+    norm.return_parameters(call.grad_bias, bias_sums, first, n);
   }
 
-  void finish_along(Index lists) {
-    const Index n = 2 * g.parameter_count;
+  void finish_along(Index lists) const {
+    const Index n = g.parameter_count;
     for (Index list = 1; list < lists; ++list)
-      for (Index i = 0; i < n; ++i) parameters[i] += parameters[list * n + i];
-    store(parameters, parameters + g.parameter_count);
+      for (Index i = 0; i < 2 * n; ++i) parameters[i] += parameters[list * 2 * n + i];
+    store(parameters, parameters + n, 0, n);
   }
 
   void finish_cells() const {
@@ -416,19 +430,19 @@ class NormBackward {
         cell += 2;
       };
       if (g.columns)
-        for (Index i = 0; i < g.run; ++i)
-          take(base.region + g.column_region[std::size_t(i)], base.parameter + g.column_parameter[std::size_t(i)]);
+        for (const NormSpan& s : g.spans)
+          each_parameter(s, [&](Index, Index, Index parameter) { take(base.region + s.region, base.parameter + parameter); });
       else
         for (Index row = 0; row < g.row_count; ++row)
           for (Index i = 0; i < pieces.parts; ++i)
             take(base.region, base.parameter + place_of(g.rows, row).parameter);
     }
-    if (wants_parameters()) store(weights.data(), biases.data());
+    if (wants_parameters()) store(weights.data(), biases.data(), 0, g.parameter_count);
   }
 };
 
 void Norm::gradient(const Gradient& call) const {
-  const NormParameters p(a_, geometry_, *k_, call.weight, call.bias);
+  const NormParameters p(*this, call.weight, call.bias);
   NormBackward{.norm = *this, .call = call, .weight = p.weight, .bias = p.bias}.run();
 }
 

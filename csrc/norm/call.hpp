@@ -41,14 +41,20 @@ struct NormPieces {
 // Weight and bias as accumulators, in the order of x; null where there are none.
 class NormParameters {
  public:
-  NormParameters(const NormArguments& a, const NormGeometry& g, const NormKernels& k, const void* weight,
-                 const void* bias);
+  NormParameters(const Norm& norm, const void* weight, const void* bias);
   const void* weight;
   const void* bias;
 
  private:
   memory::Buffer room_;
 };
+
+// The parameters of a span: one for all of its columns, or one after another.
+template <class What>
+void each_parameter(const NormSpan& s, What what) {
+  if (!s.parameter_step) return what(s.first, s.count, s.parameter);
+  for (Index i = 0; i < s.count; ++i) what(s.first + i, 1, s.parameter + i);
+}
 
 // Mean and variance, and what they come to for one region.
 struct NormRegion {
@@ -112,24 +118,32 @@ class NormTarget {
   NormTarget(const NormKernels& k, DType dtype, bool direct, void* base, Index step, Index elements)
       : k_(k), dtype_(dtype), direct_(direct) {
     to_.base = base, to_.size = size_of(dtype), to_.isa = &isa();
-    to_.inner = step;
-    to_.streams = step == 1 && std::size_t(elements) * to_.size >= kStreamBytes;
+    to_.column = to_.inner = step;
+    to_.streams = step == 1 && std::size_t(elements) * to_.size >= 2 * kStreamBytes;  // what is read is as large
   }
   void take_room(Scratch& s) { room_ = direct_ ? nullptr : s.take(NormPort::kRoom, to_.size); }
   void share_room(const NormTarget& other) { room_ = other.room_; }
 
-  // Where accumulators for `at` may be made: in place where they are results.
-  void* room(Index at, void* other, bool contiguous = true) const {
-    return direct_ && contiguous && to_.inner == 1 && !to_.streams ? to_.at(at) : other;
+  // Where accumulators for `at` may be made: in place where they are results, at *pitch.
+  void* room(Index at, void* other, Index* pitch, Index columns) const {
+    if (direct_ && to_.inner == 1 && !to_.streams) return to_.at(at);
+    *pitch = columns;
+    return other;
   }
+  // What was made there; `pitch` is that of results.
   void put(Index at, const void* from, Tile tile, Index pitch) {
-    const Index n = tile.rows * tile.columns;
+    if (from == to_.at(at)) return;
     if (!direct_) {
-      k_.store[int(dtype_)](room_, from, n);
+      k_.store[int(dtype_)](room_, from, tile.rows * tile.columns);
       from = room_;
     }
-    to_.column = pitch;
-    to_.store(at, from, tile.rows, tile.columns);
+    if (tile.rows == 1 || pitch == tile.columns) {
+      tile.columns *= tile.rows;
+      tile.rows = 1;
+    }
+    for (Index r = 0; r < tile.rows; ++r)
+      to_.store(at + r * pitch, advance(from, r * tile.columns, to_.size), to_.inner == 1 ? 1 : tile.columns,
+                to_.inner == 1 ? tile.columns : 1);
   }
 
  private:

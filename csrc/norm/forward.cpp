@@ -147,7 +147,8 @@ class NormForward {
           const Index n = std::min(kOut, p.last - i), to = at.out + i * c_.g.out_step;
           const void* x = c_.residual ? port_.read(c_.total, to, n, c_.g.out_step, x_)
                                       : port_.read(c_.x, at.x + i, n, 1, x_);
-          void* y = to_.room(to, y_);
+          Index whole = n;
+          void* y = to_.room(to, y_, &whole, n);
           if (c_.along()) c_.k.affine_along(y, x, n, center, scale, shift, parameters(c_.weight, at.parameter + i),
                                             parameters(c_.bias, at.parameter + i));
           else c_.k.affine(y, x, n, center, scale, shift);
@@ -159,7 +160,6 @@ class NormForward {
 
    private:
     static constexpr Index kOut = 2048;
-    static constexpr Index kColumns = 256;  // of a tile
 
     NormPlace at_row(const NormPlace& base, Index row) const {
       NormPlace at = place_of(c_.g.rows, row);
@@ -184,10 +184,10 @@ class NormForward {
 
     // Tiles of rows that lie evenly apart.
     template <class What>
-    void each_tile(const NormPlace& base, const NormPiece& p, Index elements, What what) {
+    void each_tile(const NormPlace& base, const NormPiece& p, Index elements, Index most_columns, What what) {
       const NormDim last = c_.g.rows.empty() ? NormDim{} : c_.g.rows.back();
-      for (Index first = 0; first < c_.g.run; first += kColumns) {
-        const Index columns = std::min(kColumns, c_.g.run - first), most = elements / columns;
+      for (Index first = 0; first < c_.g.run; first += most_columns) {
+        const Index columns = std::min(most_columns, c_.g.run - first), most = elements / columns;
         for (Index row = p.first_row, rows; row < p.last_row; row += rows) {
           rows = std::min({most, last.size - row % last.size, p.last_row - row});
           what(at_row(base, row), last, Tile{rows, columns}, first, row - p.first_row);
@@ -197,7 +197,7 @@ class NormForward {
 
     void measure_columns(const NormPlace& base, Index piece, void* state) {
       double* mean = c_.squares(state, piece);
-      each_tile(base, c_.pieces[piece], kBlock,
+      each_tile(base, c_.pieces[piece], kBlock, 256,
                 [&](const NormPlace& at, const NormDim& dim, Tile tile, Index first, Index before) {
         Index pitch = dim.x;
         const void* x;
@@ -223,57 +223,60 @@ class NormForward {
     void finish_columns(const NormPlace& base, void* state) {
       const NormGeometry& g = c_.g;
       std::vector<Moments> regions;
-      std::vector<Index> used;  // regions of this group, in the order of their first columns
       if (c_.measures()) {
         regions.resize(std::size_t(g.region_count));
-        for (Index p = 0; p < c_.pieces.count; ++p) {
+        double *mean = c_.squares(state, 0), *square = mean + g.run;
+        for (Index p = 1; p < c_.pieces.count; ++p) {
           const NormPiece piece = c_.pieces[p];
-          const double n = double(piece.last_row - piece.first_row);
-          const double *mean = c_.squares(state, p), *square = mean + g.run;
-          for (Index i = 0; i < g.run; ++i)
-            regions[std::size_t(base.region + g.column_region[std::size_t(i)])].merge(
-                n, c_.a.centered ? mean[i] : 0, square[i]);
+          const double* more = c_.squares(state, p);
+          c_.k.merge_rows(mean, square, more, more + g.run, g.run, c_.a.centered, double(piece.first_row),
+                          double(piece.last_row - piece.first_row));
+        }
+        const double rows = double(g.row_count);
+        for (const NormSpan& s : g.spans) {
+          double of_mean, of_square;
+          c_.k.merge_span(mean + s.first, square + s.first, s.count, c_.a.centered, rows, &of_mean, &of_square);
+          regions[std::size_t(base.region + s.region)].merge(rows * double(s.count), of_mean, of_square);
         }
       }
       Index known = -1;
       NormRegion r{0, 1, 0, true};
-      for (Index i = 0; i < g.run; ++i) {
-        const Index region = base.region + g.column_region[std::size_t(i)];
-        const Index parameter = base.parameter + g.column_parameter[std::size_t(i)];
-        double center = 0, scale, shift;
-        if (c_.statistics == Statistics::factors) {
-          c_.factors(region, &scale, &shift);
-        } else {
-          if (region != known) {
-            const Moments m = c_.measures() ? regions[std::size_t(region)] : Moments{};
-            r = c_.region(region, m.mean, m.square / double(g.region_size));
-            known = region;
-          }
-          c_.affine(r, parameter, &scale, &shift);
-          center = r.center;
+      for (const NormSpan& s : g.spans) {
+        const Index region = base.region + s.region;
+        if (c_.statistics != Statistics::factors && region != known) {
+          const Moments m = c_.measures() ? regions[std::size_t(region)] : Moments{};
+          r = c_.region(region, m.mean, m.square / double(g.region_size));
+          known = region;
         }
-        set(c_.vector(state, 0), i, center);
-        set(c_.vector(state, 1), i, scale);
-        set(c_.vector(state, 2), i, shift);
+        each_parameter(s, [&](Index first, Index n, Index parameter) {
+          double center = r.center, scale, shift;
+          if (c_.statistics == Statistics::factors) {
+            c_.factors(region, &scale, &shift);
+            center = 0;
+          } else {
+            c_.affine(r, base.parameter + parameter, &scale, &shift);
+          }
+          c_.norm.fill(c_.vector(state, 0), first, n, center);
+          c_.norm.fill(c_.vector(state, 1), first, n, scale);
+          c_.norm.fill(c_.vector(state, 2), first, n, shift);
+        });
       }
-    }
-    void set(void* list, Index at, double value) const {
-      if (c_.k.size == sizeof(float)) static_cast<float*>(list)[at] = float(value);
-      else static_cast<double*>(list)[at] = value;
     }
 
     void write_columns(const NormPlace& base, Index piece, void* state) {
-      each_tile(base, c_.pieces[piece], kOut,
+      each_tile(base, c_.pieces[piece], kOut, 1024,
                 [&](const NormPlace& at, const NormDim& dim, Tile tile, Index first, Index) {
         const Index to = at.out + first * c_.g.out_step;
         Index pitch = c_.residual ? dim.out : dim.x;
         const void* x = c_.residual ? port_.read(c_.total, to, &pitch, tile, c_.g.out_step, x_)
                                     : port_.read(c_.x, at.x + first, &pitch, tile, 1, x_);
-        const bool dense = tile.rows == 1 || dim.out == tile.columns;
-        void* y = to_.room(to, y_, dense);
+        Index y_pitch = dim.out;
+        void* y = to_.room(to, y_, &y_pitch, tile.columns);
         const auto from = [&](int which) { return advance(c_.vector(state, which), first, c_.k.size); };
-        c_.k.affine_columns(y, tile.columns, x, pitch, tile, from(0), from(1), from(2));
-        c_.k.activate(y, tile.rows * tile.columns, c_.a.activation, c_.a.slope);
+        c_.k.affine_columns(y, y_pitch, x, pitch, tile, from(0), from(1), from(2));
+        if (c_.a.activation != Activation::none)
+          for (Index r = 0; r < tile.rows; ++r)
+            c_.k.activate(advance(y, r * y_pitch, c_.k.size), tile.columns, c_.a.activation, c_.a.slope);
         to_.put(to, y, tile, dim.out);
       });
     }
@@ -318,14 +321,14 @@ class NormForward {
 
 void Norm::normalize(const void* x, const void* residual, void* out, void* total, const void* weight, const void* bias,
                      double* mean, double* var, Running running) const {
-  const NormParameters p(a_, geometry_, *k_, weight, bias);
+  const NormParameters p(*this, weight, bias);
   NormForward{.norm = *this, .x = x, .residual = residual, .out = out, .total = total, .mean_out = mean,
               .var_out = var, .running = running, .weight = p.weight, .bias = p.bias}.run();
 }
 
 void Norm::apply(const void* x, void* out, const void* weight, const void* bias, const void* mean,
                  const void* var) const {
-  const NormParameters p(a_, geometry_, *k_, weight, bias);
+  const NormParameters p(*this, weight, bias);
   NormForward{.norm = *this, .statistics = NormForward::Statistics::given, .x = x, .out = out, .mean = mean,
               .var = var, .weight = p.weight, .bias = p.bias}.run();
 }

@@ -162,8 +162,15 @@ NormGeometry::NormGeometry(const NormArguments& a) {
       throw std::invalid_argument("parameters change along axes outside of those of the regions");
     for (Index c = 0; c < run; ++c) {
       const NormPlace p = place_of(inner, c);
-      column_region.push_back(p.region);
-      column_parameter.push_back(p.parameter);
+      if (!spans.empty()) {
+        NormSpan& s = spans.back();
+        const Index step = s.count == 1 ? p.parameter - s.parameter : s.parameter_step;
+        if (p.region == s.region && (step == 0 || step == 1) && p.parameter == s.parameter + step * s.count) {
+          ++s.count, s.parameter_step = step;
+          continue;
+        }
+      }
+      spans.push_back({c, 1, p.region, p.parameter, 0});
     }
   }
 }

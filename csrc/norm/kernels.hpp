@@ -28,6 +28,12 @@ struct NormKernels {
   void (*column_moments)(const void* x, Index pitch, Tile tile, bool centered, Index before, double* mean,
                          double* square) = nullptr;
 
+  // Two estimates over the same columns, of `before` and of `rows` rows; and columns of `rows` rows each, as one.
+  void (*merge_rows)(double* mean, double* square, const double* more_mean, const double* more_square, Index n,
+                     bool centered, double before, double rows) = nullptr;
+  void (*merge_span)(const double* mean, const double* square, Index n, bool centered, double rows, double* to_mean,
+                     double* to_square) = nullptr;
+
   // y = (x - center) * scale + shift
   void (*affine)(void* y, const void* x, Index n, double center, double scale, double shift) = nullptr;
   void (*affine_columns)(void* y, Index y_pitch, const void* x, Index x_pitch, Tile tile, const void* center,

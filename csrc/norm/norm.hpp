@@ -35,6 +35,11 @@ struct NormPlace {
 
 NormPlace place_of(const std::vector<NormDim>& dims, Index number);
 
+// Columns beside one another that share a region, against the group's first. Parameters are one, or follow one another.
+struct NormSpan {
+  Index first, count, region, parameter, parameter_step;
+};
+
 // The tensor as groups × rows × run. A group holds all of its regions' elements. Either the run lies in one region
 // (and parameters may change along it), or every column of the run belongs to a region of its own or shares one.
 struct NormGeometry {
@@ -43,7 +48,7 @@ struct NormGeometry {
   bool along = false;    // parameters change along the run
   bool columns = false;  // regions do
   Index out_step = 1, other_step = 1;  // of the run; x has 1
-  std::vector<Index> column_region, column_parameter;  // against the group's
+  std::vector<NormSpan> spans;
   Index region_count = 1, parameter_count = 1, region_size = 1;
   std::vector<NormDim> parameter_order;  // size and the caller's step; they are used in order of x
 
@@ -78,12 +83,18 @@ class Norm {
   void gradient(const Gradient& g) const;
 
  private:
-  friend class NormCall;
+  friend class NormParameters;
   friend class NormForward;
   friend class NormBackward;
   NormArguments a_;
   NormGeometry geometry_;
   const NormKernels* k_;
+  void fill(void* list, Index first, Index n, double value) const;  // accumulators
+  // Parameters in the order of x as accumulators, and n double ones from `first` on back to the caller's order.
+  void bring_parameters(void* to, const void* from) const;
+  void return_parameters(void* to, const double* from, Index first, Index n) const;
+  bool ordered() const;  // parameters are the caller's already
+
   std::size_t size_;    // bytes of an element
   bool direct_;         // elements are accumulators
 };
