@@ -151,14 +151,17 @@ inline void sum_rows(Index rows, Pack<A> (*sum)[kPacks], const Add& add) {
     for (int j = 0; j < kPacks; ++j) add(r, j, sum);
 }
 
+// Mean and squared deviations of some rows, as doubles.
 template <int kPacks, class A>
-inline void column_moments_of(const A* x, Index pitch, Index rows, bool centered, A* mean, A* square) {
-  constexpr int w = kLanes<A>;
-  Pack<A> center[kPacks] = {}, first[1][kPacks] = {};
+inline void column_moments_of(const A* x, Index pitch, Index rows, bool centered, double* __restrict mean,
+                              double* __restrict square) {
+  constexpr int w = kLanes<A>, n = kPacks * w;
+  Pack<A> center[kPacks] = {};
   const Pack<A> share = spread(A(1) / A(rows));
   if (centered) {
-    sum_rows<kPacks, A>(rows, first, [=](Index r, int j, auto* s) { s[0][j] += pack(x + r * pitch + j * w); });
-    for (int j = 0; j < kPacks; ++j) center[j] = first[0][j] * share;
+    Pack<A> sum[1][kPacks] = {};
+    sum_rows<kPacks, A>(rows, sum, [=](Index r, int j, auto* s) { s[0][j] += pack(x + r * pitch + j * w); });
+    for (int j = 0; j < kPacks; ++j) center[j] = sum[0][j] * share;
   }
   Pack<A> sum[2][kPacks] = {};
   sum_rows<kPacks, A>(rows, sum, [=](Index r, int j, auto* s) {
@@ -166,59 +169,54 @@ inline void column_moments_of(const A* x, Index pitch, Index rows, bool centered
     s[0][j] += d;
     s[1][j] += d * d;
   });
+  A first[n], off[n], squares[n];
   for (int j = 0; j < kPacks; ++j) {
-    if (centered) {
-      const Pack<A> off = sum[0][j] * share;
-      unpack(mean + j * w, center[j]);
-      unpack(mean + (kPacks + j) * w, off);
-      unpack(square + j * w, sum[1][j] - sum[0][j] * off);
-    } else {
-      unpack(square + j * w, sum[1][j]);
-    }
+    unpack(first + j * w, center[j]);
+    unpack(off + j * w, sum[0][j]);
+    unpack(squares + j * w, sum[1][j]);
+  }
+  const double count = double(rows);
+  double poison = 0;
+  for (int i = 0; i < n; ++i) {
+    const double d = off[i], o = centered ? d / count : 0;
+    mean[i] = double(first[i]) + o;
+    square[i] = double(squares[i]) - d * o;
+    poison += (square[i] - square[i]) * 0;
+  }
+  if (sizeof(A) == 8 || poison == 0) return;
+  for (int i = 0; i < n; ++i) {  // beyond a float's range, or not finite in truth
+    if (square[i] - square[i] == 0) continue;
+    double m = 0, q = 0;
+    for (Index r = 0; centered && r < rows; ++r) m += double(x[r * pitch + i]);
+    m /= count;
+    for (Index r = 0; r < rows; ++r) q += (double(x[r * pitch + i]) - m) * (double(x[r * pitch + i]) - m);
+    mean[i] = m, square[i] = q;
   }
 }
 
 // Two estimates of mean and squared deviations become one: Chan, Golub and LeVeque, 1979.
-template <int kPacks, class A>
-inline void merge_columns(const A* part_mean, const A* part_square, bool centered, Index before, Index rows,
-                          double* __restrict mean, double* __restrict square, Index n) {
-  const double share = double(rows) / double(before + rows), weight = double(before) * share;
+void merge_rows(double* __restrict mean, double* __restrict square, const double* __restrict more_mean,
+                const double* __restrict more_square, Index n, bool centered, double before, double rows) {
+  const double share = rows / (before + rows), weight = before * share;
+  if (!centered) {
+    for (Index i = 0; i < n; ++i) square[i] += more_square[i];
+    return;
+  }
   for (Index i = 0; i < n; ++i) {
-    const double s = part_square[i];
-    if (!centered) {
-      square[i] = before ? square[i] + s : s;
-      continue;
-    }
-    const double m = double(part_mean[i]) + double(part_mean[kPacks * kLanes<A> + i]);
-    const double d = m - mean[i];
-    mean[i] = before ? mean[i] + d * share : m;
-    square[i] = before ? square[i] + (s + d * d * weight) : s;
+    const double d = more_mean[i] - mean[i];
+    mean[i] += d * share;
+    square[i] += more_square[i] + d * d * weight;
   }
 }
 
 template <int kPacks, class A>
 inline void column_block(const A* x, Index pitch, Index rows, bool centered, Index before, double* mean,
                          double* square, Index n) {
-  A part_mean[2 * kPacks * kLanes<A>], part_square[kPacks * kLanes<A>];
+  double part_mean[kPacks * kLanes<A>], part_square[kPacks * kLanes<A>];
   column_moments_of<kPacks>(x, pitch, rows, centered, part_mean, part_square);
-  if constexpr (sizeof(A) == 4) {
-    double poison = 0;
-    for (Index i = 0; i < n; ++i) poison += (part_square[i] - part_square[i]) * 0;
-    if (poison != 0) {  // NaN: beyond a float's range, or not finite in truth
-      for (Index i = 0; i < n; ++i) {
-        double m = 0, q = 0;
-        for (Index r = 0; centered && r < rows; ++r) m += double(x[r * pitch + i]);
-        m /= double(rows);
-        for (Index r = 0; r < rows; ++r) q += (double(x[r * pitch + i]) - m) * (double(x[r * pitch + i]) - m);
-        const double share = double(rows) / double(before + rows);
-        const double d = before ? m - mean[i] : 0;
-        if (centered) mean[i] = before ? mean[i] + d * share : m;
-        square[i] = before ? square[i] + (q + d * d * (double(before) * share)) : q;
-      }
-      return;
-    }
-  }
-  merge_columns<kPacks>(part_mean, part_square, centered, before, rows, mean, square, n);
+  if (before) return merge_rows(mean, square, part_mean, part_square, n, centered, double(before), double(rows));
+  std::memcpy(mean, part_mean, std::size_t(n) * sizeof(double));
+  std::memcpy(square, part_square, std::size_t(n) * sizeof(double));
 }
 
 // Columns that do not fill a pack, padded with zeros row by row.
@@ -253,40 +251,25 @@ void column_moments(const void* x_, Index pitch, Tile tile, bool centered, Index
   }
 }
 
-// What more rows have given, merged in.
-void merge_rows(double* __restrict mean, double* __restrict square, const double* more_mean, const double* more_square,
-                Index n, bool centered, double before, double rows) {
-  const double share = rows / (before + rows), weight = before * share;
-  if (!centered) {
-    for (Index i = 0; i < n; ++i) square[i] += more_square[i];
-    return;
-  }
-  for (Index i = 0; i < n; ++i) {
-    const double d = more_mean[i] - mean[i];
-    mean[i] += d * share;
-    square[i] += more_square[i] + d * d * weight;
-  }
-}
-
 // Columns of as many rows each, as one.
 void merge_span(const double* mean, const double* square, Index n, bool centered, double rows, double* to_mean,
                 double* to_square) {
   double sums[2];
-  sum_packs<double>(n, sums, [=](Pack<double>& s, Pack<double>& m, auto read) {
-    s += read(square, 0.0);
-    if (centered) m += read(mean, 0.0);
-  });
+  sum_packs<double>(n, sums, [=](Pack<double>& s, Pack<double>&, auto read) { s += read(square, 0.0); });
   *to_mean = 0;
   *to_square = sums[0];
   if (!centered) return;
-  const double middle = sums[1] / double(n);
-  const Pack<double> center = spread(middle);
-  sum_packs<double>(n, sums, [=](Pack<double>& s, Pack<double>&, auto read) {
-    const Pack<double> d = read(mean, middle) - center;
-    s += d * d;
+  // Around one of them, so that equal means stay what they are.
+  const double first = mean[0];
+  const Pack<double> center = spread(first);
+  sum_packs<double>(n, sums, [=](Pack<double>& s, Pack<double>& q, auto read) {
+    const Pack<double> d = read(mean, first) - center;
+    s += d;
+    q += d * d;
   });
-  *to_mean = middle;
-  *to_square += rows * sums[0];
+  const double off = sums[0] / double(n);
+  *to_mean = first + off;
+  *to_square += rows * (sums[1] - sums[0] * off);
 }
 
 // ---------------------------------------------------------------- forward

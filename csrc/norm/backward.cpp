@@ -70,6 +70,7 @@ class NormBackward {
           scratch_([this](Scratch& s) {
             for (void** room : {&x_, &g_, &y_}) *room = s.take(NormPort::kRoom, c_.k.size);
             to_.take_room(s);
+            asks_ = to_.streams() && c_.g.row_count == 1;
             if (c_.along() && c_.wants_parameters()) {
               const Index n = 2 * along_count();
               near_ = s.take(n, c_.k.size);
@@ -109,6 +110,11 @@ class NormBackward {
           const Index n = std::min(kBlock, p.last - i);
           const void* x = port_.read(c_.call.x, at.x + i, n, 1, x_);
           const void* g = gradient(region, at, i, n, x);
+          if (asks_) {
+            ahead_x_.consumed(advance(c_.call.x, at.x + i + n, c_.norm.size_));
+            ahead_g_.consumed(advance(c_.call.grad, at.other + (i + n) * c_.g.other_step, c_.norm.size_));
+          }
+          ask(n / 2);
           double sum[2];
           if (c_.along()) {
             if (c_.weight) c_.k.sums_along(g, x, n, region.center, advance(c_.weight, at.parameter + i, c_.k.size), sum);
@@ -183,6 +189,7 @@ class NormBackward {
             c_.k.gradient(y, g, x, n, scale, k.b, r.center, k.d);
           }
           to_.put(to, y, {1, n}, n);
+          ask(n);
         }
       }
     }
@@ -191,6 +198,11 @@ class NormBackward {
     static constexpr Index kOut = 2048;
     static constexpr Index kRows = 32;      // added in accumulators
 
+    void ask(Index n) {  // for what the next group reads
+      if (!asks_) return;
+      ahead_x_.ask(n * Index(c_.norm.size_));
+      ahead_g_.ask(n * Index(c_.norm.size_));
+    }
     bool across() const { return c_.pieces.parts > 1; }
     Index along_count() const { return across() ? c_.pieces.part : c_.g.parameter_count; }
     void flush() {
@@ -302,7 +314,7 @@ class NormBackward {
     void finish_columns(const NormPlace& base, Index group, void* state) {
       const NormGeometry& g = c_.g;
       const bool sums = c_.needs_sums() && c_.measures();
-      std::vector<double> of_region(sums ? std::size_t(2 * g.region_count) : 0);
+      std::vector<double> of_region(sums ? std::size_t(2 * g.slots) : 0);
       if (c_.measures()) {
         double* sum = column_sums(state, 0);
         for (Index p = 1; p < c_.pieces.count; ++p) {
@@ -310,15 +322,15 @@ class NormBackward {
           for (Index i = 0; i < 2 * g.run; ++i) sum[i] += more[i];
         }
         double* cell = c_.sums + 2 * group * c_.cells();
-        each_region(base, [&](const NormSpan& s, const NormRegion& r, Index region) {
+        each_region(base, [&](const NormSpan& s, const NormRegion& r, Index) {
           each_parameter(s, [&](Index first, Index n, Index parameter) {
             cell[0] = cell[1] = 0;
             for (Index i = first; i < first + n; ++i) cell[0] += sum[i], cell[1] += sum[g.run + i];
             cell[1] -= r.low * cell[0];
             if (sums) {
               const double w = c_.parameter_at(c_.weight, base.parameter + parameter, 1);
-              of_region[std::size_t(2 * region)] += w * cell[0];
-              of_region[std::size_t(2 * region + 1)] += w * cell[1];
+              of_region[std::size_t(2 * s.slot)] += w * cell[0];
+              of_region[std::size_t(2 * s.slot + 1)] += w * cell[1];
             }
             cell += 2;
           });
@@ -332,7 +344,7 @@ class NormBackward {
           const double w = c_.parameter_at(c_.weight, base.parameter + s.parameter, 1);
           k.solve(w * c_.call.all[region], w * c_.call.all[g.region_count + region], c_.call.count, c_.a.centered);
         } else if (sums) {
-          k.solve(of_region[std::size_t(2 * region)], of_region[std::size_t(2 * region + 1)], double(g.region_size),
+          k.solve(of_region[std::size_t(2 * s.slot)], of_region[std::size_t(2 * s.slot + 1)], double(g.region_size),
                   c_.a.centered);
         }
         set_affine(state, base, s, r);
@@ -365,6 +377,8 @@ class NormBackward {
     const NormBackward& c_;
     NormPort port_;
     NormTarget to_;
+    ReadAhead ahead_x_, ahead_g_;
+    bool asks_ = false;
     void* x_ = nullptr;
     void* g_ = nullptr;
     void* y_ = nullptr;

@@ -122,6 +122,7 @@ class NormTarget {
     to_.streams = step == 1 && std::size_t(elements) * to_.size >= 2 * kStreamBytes;  // what is read is as large
   }
   void take_room(Scratch& s) { room_ = direct_ ? nullptr : s.take(NormPort::kRoom, to_.size); }
+  bool streams() const { return to_.streams; }
   void share_room(const NormTarget& other) { room_ = other.room_; }
 
   // Where accumulators for `at` may be made: in place where they are results, at *pitch.

@@ -62,8 +62,6 @@ class NormForward {
     if (statistics == Statistics::given) {
       m = a.centered ? read_float(a.given_dtype, mean, at) : 0;
       v = read_float(a.given_dtype, var, at);
-    } else if (statistics == Statistics::measured) {
-      keep(at, m, v);
     }
     return {m, v, a.eps, k.size == sizeof(float)};
   }
@@ -90,7 +88,9 @@ class NormForward {
             x_ = s.take(NormPort::kRoom, c_.k.size);
             y_ = s.take(NormPort::kRoom, c_.k.size);
             to_.take_room(s);
-          }) {}
+          }) {
+      asks_ = to_.streams() && c_.g.row_count == 1;
+    }
     void open() {}
     void close_chunk(Index) {}
     void close_piece(Index) {}
@@ -107,6 +107,10 @@ class NormForward {
           double mean, square;
           const void* x = c_.residual ? sum_of(at, i, n)
                                       : port_.read(c_.x, at.x + i, n, 1, x_);
+          if (asks_) {
+            ahead_.consumed(advance(c_.x, at.x + i + n, c_.norm.size_));
+            ahead_.ask(n * Index(c_.norm.size_) / 2);
+          }
           c_.k.moments(x, n, c_.a.centered, &mean, &square);
           sum.merge(double(n), mean, square);
         }
@@ -125,7 +129,9 @@ class NormForward {
         }
       if (c_.statistics == Statistics::factors) return;
       auto* region = reinterpret_cast<NormRegion*>(c_.moments(state) + c_.pieces.count);
-      *region = c_.region(base.region, sum.mean, sum.square / double(c_.g.region_size));
+      const double var = sum.square / double(c_.g.region_size);
+      if (c_.measures()) c_.keep(base.region, sum.mean, var);
+      *region = c_.region(base.region, sum.mean, var);
     }
 
     void write(Index group, Index piece, void* state) {
@@ -154,6 +160,7 @@ class NormForward {
           else c_.k.affine(y, x, n, center, scale, shift);
           c_.k.activate(y, n, c_.a.activation, c_.a.slope);
           to_.put(to, y, {1, n}, n);
+          if (asks_) ahead_.ask(n * Index(c_.norm.size_));
         }
       }
     }
@@ -224,7 +231,7 @@ class NormForward {
       const NormGeometry& g = c_.g;
       std::vector<Moments> regions;
       if (c_.measures()) {
-        regions.resize(std::size_t(g.region_count));
+        regions.resize(std::size_t(g.slots));
         double *mean = c_.squares(state, 0), *square = mean + g.run;
         for (Index p = 1; p < c_.pieces.count; ++p) {
           const NormPiece piece = c_.pieces[p];
@@ -236,17 +243,21 @@ class NormForward {
         for (const NormSpan& s : g.spans) {
           double of_mean, of_square;
           c_.k.merge_span(mean + s.first, square + s.first, s.count, c_.a.centered, rows, &of_mean, &of_square);
-          regions[std::size_t(base.region + s.region)].merge(rows * double(s.count), of_mean, of_square);
+          regions[std::size_t(s.slot)].merge(rows * double(s.count), of_mean, of_square);
         }
       }
+      std::vector<bool> kept(std::size_t(g.slots));
       Index known = -1;
       NormRegion r{0, 1, 0, true};
       for (const NormSpan& s : g.spans) {
         const Index region = base.region + s.region;
-        if (c_.statistics != Statistics::factors && region != known) {
-          const Moments m = c_.measures() ? regions[std::size_t(region)] : Moments{};
-          r = c_.region(region, m.mean, m.square / double(g.region_size));
-          known = region;
+        if (c_.statistics != Statistics::factors && s.slot != known) {
+          const Moments m = c_.measures() ? regions[std::size_t(s.slot)] : Moments{};
+          const double var = m.square / double(g.region_size);
+          if (c_.measures() && !kept[std::size_t(s.slot)]) c_.keep(region, m.mean, var);
+          kept[std::size_t(s.slot)] = true;
+          r = c_.region(region, m.mean, var);
+          known = s.slot;
         }
         each_parameter(s, [&](Index first, Index n, Index parameter) {
           double center = r.center, scale, shift;
@@ -284,6 +295,8 @@ class NormForward {
     const NormForward& c_;
     NormPort port_;
     NormTarget to_;
+    ReadAhead ahead_;
+    bool asks_;  // for what the next group reads, which follows; not where the caches hold it anyway
     void* x_ = nullptr;
     void* y_ = nullptr;
     Scratch scratch_;

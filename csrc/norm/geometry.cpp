@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <stdexcept>
+#include <unordered_map>
 
 #include "norm.hpp"
 
@@ -160,6 +161,7 @@ NormGeometry::NormGeometry(const NormArguments& a) {
   if (columns) {
     if (std::any_of(rows.begin(), rows.end(), [](const NormDim& d) { return d.parameter != 0; }))
       throw std::invalid_argument("parameters change along axes outside of those of the regions");
+    std::unordered_map<Index, Index> known;  // region to slot
     for (Index c = 0; c < run; ++c) {
       const NormPlace p = place_of(inner, c);
       if (!spans.empty()) {
@@ -170,8 +172,10 @@ NormGeometry::NormGeometry(const NormArguments& a) {
           continue;
         }
       }
-      spans.push_back({c, 1, p.region, p.parameter, 0});
+      const Index slot = known.try_emplace(p.region, Index(known.size())).first->second;
+      spans.push_back({c, 1, p.region, p.parameter, 0, slot});
     }
+    slots = Index(known.size());
   }
 }
 

@@ -38,6 +38,7 @@ NormPlace place_of(const std::vector<NormDim>& dims, Index number);
 // Columns beside one another that share a region, against the group's first. Parameters are one, or follow one another.
 struct NormSpan {
   Index first, count, region, parameter, parameter_step;
+  Index slot;  // of its region among the group's
 };
 
 // The tensor as groups × rows × run. A group holds all of its regions' elements. Either the run lies in one region
@@ -49,6 +50,7 @@ struct NormGeometry {
   bool columns = false;  // regions do
   Index out_step = 1, other_step = 1;  // of the run; x has 1
   std::vector<NormSpan> spans;
+  Index slots = 0;
   Index region_count = 1, parameter_count = 1, region_size = 1;
   std::vector<NormDim> parameter_order;  // size and the caller's step; they are used in order of x
 

@@ -30,8 +30,8 @@ class ReadAhead {
   }
   void ask(Index bytes) {
 #if defined(__GNUC__)
-    for (const char* until = next_ + bytes; next_ < until && next_ < limit_; next_ += 64)
-      __builtin_prefetch(next_, 0, 2);  // into the second cache; harmless beyond the input's end
+    const char* until = next_ + bytes < limit_ ? next_ + bytes : limit_;
+    for (; next_ < until; next_ += 64) __builtin_prefetch(next_, 0, 2);  // harmless beyond the input's end
 #else
     (void)bytes;
 #endif
