@@ -486,26 +486,43 @@ void column_sums(const void* g_, Index g_pitch, const void* x_, Index x_pitch, T
   }
 }
 
-template <class A>
-void parameters_along(void* weight, void* bias, const void* g_, const void* x_, Index n, double center, double scale,
-                      double shift) {
-  auto* w = static_cast<A*>(weight);
-  auto* b = static_cast<A*>(bias);
-  auto* g = static_cast<const A*>(g_);
-  auto* x = static_cast<const A*>(x_);
-  const A c = A(center), s = A(scale), t = A(shift);
+template <int kRows, class A>
+inline void add_rows(A* w, A* b, const NormRow* rows, Index n) {
+  const A* g[kRows];
+  const A* x[kRows];
+  A c[kRows], s[kRows], t[kRows];
+  for (int r = 0; r < kRows; ++r) {
+    g[r] = static_cast<const A*>(rows[r].g), x[r] = static_cast<const A*>(rows[r].x);
+    c[r] = A(rows[r].center), s[r] = A(rows[r].scale), t[r] = A(rows[r].shift);
+  }
   INFINITYPOOL_INDEPENDENT
   for (Index i = 0; i < n; ++i) {
-    w[i] += g[i] * ((x[i] - c) * s + t);
-    b[i] += g[i];
+    A sum_w = w[i], sum_b = b[i];
+    for (int r = 0; r < kRows; ++r) {
+      sum_w += g[r][i] * ((x[r][i] - c[r]) * s[r] + t[r]);
+      sum_b += g[r][i];
+    }
+    w[i] = sum_w, b[i] = sum_b;
   }
+}
+template <class A>
+void parameters_along(void* weight, void* bias, const NormRow* rows, int count, Index n) {
+  auto* w = static_cast<A*>(weight);
+  auto* b = static_cast<A*>(bias);
+  if (count == kNormRows) return add_rows<kNormRows>(w, b, rows, n);
+  for (int r = 0; r < count; ++r) add_rows<1>(w, b, rows + r, n);
 }
 
 template <class A>
-void flush(double* dst, void* src_, Index n) {
+void flush(double* dst, void* src_, Index n, bool first) {
   auto* src = static_cast<A*>(src_);
-  INFINITYPOOL_INDEPENDENT
-  for (Index i = 0; i < n; ++i) dst[i] += double(src[i]);
+  if (first) {
+    INFINITYPOOL_INDEPENDENT
+    for (Index i = 0; i < n; ++i) dst[i] = double(src[i]);
+  } else {
+    INFINITYPOOL_INDEPENDENT
+    for (Index i = 0; i < n; ++i) dst[i] += double(src[i]);
+  }
   std::memset(src, 0, std::size_t(n) * sizeof(A));
 }
 

@@ -74,25 +74,23 @@ class NormBackward {
             if (c_.along() && c_.wants_parameters()) {
               const Index n = 2 * along_count();
               near_ = s.take(n, c_.k.size);
-              far_ = static_cast<double*>(s.take(n, sizeof(double)));
+              if (across()) far_ = static_cast<double*>(s.take(n, sizeof(double)));
             }
           }) {}
 
-    // Sums of parameters along a run: some rows in accumulators, then in double precision.
-    void open() {
+    // Sums of parameters along a run, of a chunk of groups or a piece of all: some rows in accumulators, then in
+    // double precision.
+    void open(Index chunk, bool) {
       if (!near_) return;
       std::memset(near_, 0, std::size_t(2 * along_count()) * c_.k.size);
-      std::memset(far_, 0, std::size_t(2 * along_count()) * sizeof(double));
+      if (!across()) far_ = c_.parameters + 2 * chunk * along_count();
       rows_ = 0;
+      first_ = true;
     }
-    void close_chunk(Index chunk) {
+    void close(Index piece, bool stores) {
       if (!near_) return;
       flush();
-      std::memcpy(c_.parameters + 2 * chunk * along_count(), far_, std::size_t(2 * along_count()) * sizeof(double));
-    }
-    void close_piece(Index piece) {
-      if (!near_) return;
-      flush();
+      if (!stores) return;
       const NormPiece p = c_.pieces[piece];
       c_.store(far_, far_ + along_count(), place_of(c_.g.rows, p.first_row).parameter + p.first, p.last - p.first);
     }
@@ -121,8 +119,11 @@ class NormBackward {
             else c_.k.sums(g, x, n, region.center, sum);
             if (near_) {
               const Index to = across() ? i - p.first : at.parameter + i;
-              c_.k.parameters_along(advance(near_, to, c_.k.size), advance(near_, along_count() + to, c_.k.size), g, x, n,
-                                    region.center, region.rstd, -region.low * region.rstd);
+              if (to != pending_at_ || n != pending_n_) add_pending();
+              pending_at_ = to, pending_n_ = n;
+              pending_[pending_count_++] = {g, x, region.center, region.rstd, -region.low * region.rstd};
+              // Rows that were converted are gone when the next one is read.
+              if (pending_count_ == kNormRows || g == g_ || x == x_) add_pending();
             }
           } else {
             c_.k.sums(g, x, n, region.center, sum);
@@ -205,8 +206,16 @@ class NormBackward {
     }
     bool across() const { return c_.pieces.parts > 1; }
     Index along_count() const { return across() ? c_.pieces.part : c_.g.parameter_count; }
+    void add_pending() {
+      if (pending_count_)
+        c_.k.parameters_along(advance(near_, pending_at_, c_.k.size),
+                              advance(near_, along_count() + pending_at_, c_.k.size), pending_, pending_count_, pending_n_);
+      pending_count_ = 0;
+    }
     void flush() {
-      c_.k.flush(far_, near_, 2 * along_count());
+      add_pending();
+      c_.k.flush(far_, near_, 2 * along_count(), first_);
+      first_ = false;
       rows_ = 0;
     }
     double* totals(void* state) const { return reinterpret_cast<double*>(static_cast<Coefficients*>(state) + 1); }
@@ -317,10 +326,7 @@ class NormBackward {
       std::vector<double> of_region(sums ? std::size_t(2 * g.slots) : 0);
       if (c_.measures()) {
         double* sum = column_sums(state, 0);
-        for (Index p = 1; p < c_.pieces.count; ++p) {
-          const double* more = column_sums(state, p);
-          for (Index i = 0; i < 2 * g.run; ++i) sum[i] += more[i];
-        }
+        for (Index p = 1; p < c_.pieces.count; ++p) norm_isa().twice.add(sum, column_sums(state, p), 2 * g.run);
         double* cell = c_.sums + 2 * group * c_.cells();
         each_region(base, [&](const NormSpan& s, const NormRegion& r, Index) {
           each_parameter(s, [&](Index first, Index n, Index parameter) {
@@ -384,7 +390,11 @@ class NormBackward {
     void* y_ = nullptr;
     void* near_ = nullptr;
     double* far_ = nullptr;
-    Index rows_ = 0;
+    Index rows_ = 0;  // in near_
+    bool first_ = true;
+    NormRow pending_[kNormRows];
+    int pending_count_ = 0;
+    Index pending_at_ = 0, pending_n_ = 0;
     std::unique_ptr<memory::Buffer> own_;
     Scratch scratch_;
   };
@@ -399,7 +409,7 @@ class NormBackward {
     const NormOrder order = across ? NormOrder::across : many ? NormOrder::groups : NormOrder::pieces;
     const Index batch = across ? g.group_count : std::clamp(kCacheBytes / group_bytes, Index(1), g.group_count);
     // Sums of parameters belong to a fixed number of groups, whatever the threads.
-    const Index chunks = std::clamp(g.group_count / 4, Index(1), Index(64));
+    const Index chunks = std::clamp(g.group_count / 16, Index(1), Index(64));
     chunk = sums_along ? (g.group_count + chunks - 1) / chunks
                        : std::max<Index>(1, kParallelElements / (g.row_count * g.run));
     const Index lists = across ? 0 : (g.group_count + chunk - 1) / chunk;
@@ -425,7 +435,7 @@ class NormBackward {
   void finish_along(Index lists) const {
     const Index n = g.parameter_count;
     for (Index list = 1; list < lists; ++list)
-      for (Index i = 0; i < 2 * n; ++i) parameters[i] += parameters[list * 2 * n + i];
+      norm_isa().twice.add(parameters, parameters + list * 2 * n, 2 * n);
     store(parameters, parameters + n, 0, n);
   }
 

@@ -156,7 +156,8 @@ class NormTarget {
 };
 
 // How threads take the work. A Call measures pieces, finishes groups and writes pieces; what a group's
-// statistics come to is kept in a state of call.state_bytes() bytes.
+// statistics come to is kept in a state of call.state_bytes() bytes. A Worker is told where a chunk of groups, or a
+// piece of all groups, begins and ends: what it sums over groups is the same on any number of threads.
 //
 // - by groups: a thread does one whole group after another, so that the second pass finds it in the cache
 // - by pieces: threads share a few large groups
@@ -185,7 +186,7 @@ void drive(const Call& call, const NormGeometry& g, Index pieces, NormOrder orde
       Index pieces, chunk;
       void run(std::size_t c) {
         const Index first = Index(c) * chunk, last = std::min(first + chunk, g.group_count);
-        if (call.measures()) worker.open();
+        if (call.measures()) worker.open(Index(c), false);
         for (Index group = first; group < last; ++group) {
           if (call.measures())
             for (Index p = 0; p < pieces; ++p) worker.measure(group, p, state.data());
@@ -193,7 +194,7 @@ void drive(const Call& call, const NormGeometry& g, Index pieces, NormOrder orde
           if (call.writes())
             for (Index p = 0; p < pieces; ++p) worker.write(group, p, state.data());
         }
-        if (call.measures()) worker.close_chunk(Index(c));
+        if (call.measures()) worker.close(Index(c), false);
       }
     };
     parallel(std::size_t(chunks), threads, [&] {
@@ -208,9 +209,9 @@ void drive(const Call& call, const NormGeometry& g, Index pieces, NormOrder orde
     if (call.measures()) {
       if (order == NormOrder::across)
         each(pieces, [&](Worker& w, Index p) {
-          w.open();
+          w.open(p, true);
           for (Index i = 0; i < groups; ++i) w.measure(first + i, p, state(i));
-          w.close_piece(p);
+          w.close(p, true);
         });
       else
         each(groups * pieces, [&](Worker& w, Index t) { w.measure(first + t / pieces, t % pieces, state(t / pieces)); });

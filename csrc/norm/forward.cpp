@@ -91,9 +91,8 @@ class NormForward {
           }) {
       asks_ = to_.streams() && c_.g.row_count == 1;
     }
-    void open() {}
-    void close_chunk(Index) {}
-    void close_piece(Index) {}
+    void open(Index, bool) {}
+    void close(Index, bool) {}
 
     void measure(Index group, Index piece, void* state) {
       const NormPlace base = place_of(c_.g.groups, group);

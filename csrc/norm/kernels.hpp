@@ -15,6 +15,14 @@ struct Tile {
   Index rows, columns;
 };
 
+// A row's gradient and input, and how the input is normalised.
+struct NormRow {
+  const void* g;
+  const void* x;
+  double center, scale, shift;
+};
+inline constexpr int kNormRows = 4;  // added in one pass over their sums
+
 // Vectors along the columns of a group: center, scale and shift forward; backward a, b, center and d.
 struct NormKernels {
   std::size_t size = 0;
@@ -50,10 +58,9 @@ struct NormKernels {
   void (*column_sums)(const void* g, Index g_pitch, const void* x, Index x_pitch, Tile tile, const void* center,
                       double* sum_g, double* sum_gx) = nullptr;  // added to
   void (*sums_along)(const void* g, const void* x, Index n, double center, const void* weight, double* sum) = nullptr;
-  // weight += g * ((x - center) * scale + shift), bias += g
-  void (*parameters_along)(void* weight, void* bias, const void* g, const void* x, Index n, double center,
-                           double scale, double shift) = nullptr;
-  void (*flush)(double* dst, void* src, Index n) = nullptr;  // dst += src, src = 0
+  // weight += g * ((x - center) * scale + shift), bias += g, for one row after another
+  void (*parameters_along)(void* weight, void* bias, const NormRow* rows, int count, Index n) = nullptr;
+  void (*flush)(double* dst, void* src, Index n, bool first) = nullptr;  // dst += src, or = if first; src = 0
 
   // y = a * g - b * (x - center) - d
   void (*gradient)(void* y, const void* g, const void* x, Index n, double a, double b, double center,
