@@ -17,7 +17,7 @@ from torch_compare import call_text, close_averages, dims_of, outcome, parts, sa
 POOLS = {
     f"{name} {op.variant_test_name}".strip(): op
     for op in op_db
-    if hasattr(IF, name := op.name.removeprefix("nn.functional."))
+    if "pool" in op.name and hasattr(IF, name := op.name.removeprefix("nn.functional."))
 }
 OURS = {key: getattr(IF, key.split()[0]) for key in POOLS}
 CASES = [
