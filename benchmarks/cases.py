@@ -1,6 +1,6 @@
 """What is measured: one list, plain data, shared with the tests.
 
-A case says which pooling, on which input, in which direction, and the bar it has to reach. It
+A case says which operation, on which input, in which direction, and the bar it has to reach. It
 knows no library: :mod:`benchmarks.peers` turns a case into calls.
 """
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
-__all__ = ["CASES", "FAMILY", "Bar", "Case"]
+__all__ = ["CASES", "FAMILY", "NORMS", "Bar", "Case"]
 
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1}
 
@@ -24,6 +24,7 @@ class Bar:
     versus: tuple[tuple[str, float], ...] = ()  # (peer, at least this many times as fast)
     floor: float | None = None  # at most this multiple of the copy floor
     read: float | None = None  # at most this multiple of the read floor
+    passes: float | None = None  # at most this multiple of the read floor and the copy floor
     reference: float | None = None  # at most this multiple of the reference case's time
     threads: float | None = None  # speed-up by a second thread, where two copies gain as much
     saved: float | None = None  # at most so many bytes kept per output
@@ -41,12 +42,14 @@ class Bar:
             words.append(f"≤ {self.floor:g}× the copy floor")
         if self.read is not None:
             words.append(f"≤ {self.read:g}× the read floor")
+        if self.passes is not None:
+            words.append(f"≤ {self.passes:g}× the three-pass floor")
         if self.reference is not None:
             words.append(f"≤ {self.reference:g}× the reference")
         if self.threads is not None:
             words.append(f"≥ {self.threads:g}× by a second thread, where two copies gain that")
         if self.saved is not None:
-            words.append(f"≤ {self.saved:g} bytes kept per output")
+            words.append(f"≤ {self.saved:.4g} bytes kept per output")
         if self.latency is not None:
             words.append(f"≤ {self.latency:g} µs")
         return ", ".join(words)
@@ -68,9 +71,11 @@ class Case:
     nans: float = 0.0  # this share of the input
     dtype: str = "float32"
     layout: str = "planes"  # "planes" (N, C, ...) | "channels_last" (N, ..., C) in memory
-    measure: str = "forward"  # "forward" | "indices" | "backward" | "threads" | "saved" | "latency"
+    # "forward" | "indices" | "backward" | "step" (both) | "threads" | "saved" | "latency"
+    measure: str = "forward"
     result: str = "allocated"  # "allocated" | "out"
-    front: str = "torch"  # "torch" | "array": through which front infinitypool is called
+    front: str = "torch"  # "torch" | "module" | "array": what of infinitypool is called
+    graph: bool | None = None  # whether a small call records a graph; None: no gradient is in sight
     against: tuple[str, ...] | None = None  # names of the peers that take part; None is everyone
     reference: Case | None = None
 
@@ -84,19 +89,25 @@ class Case:
         """Unique, and what ``--only`` searches."""
         window = f"k{self.kernel}s{self.stride}p{self.padding}" if self.kernel else ""
         window += f"to{self.size}" if self.size else ""
-        words = [self.op, f"{self.dims}d", window, self.dtype, self.layout, self.measure]
+        dims = "" if self.op in POINTWISE else f"{self.dims}d"
+        layout = self.layout if self.dims else ""
+        words = [self.op, dims, window, self.dtype, layout, self.measure]
         words = [word for word in words if word]
         words += ["out"] if self.result == "out" else []
-        words += ["array"] if self.front == "array" and self.result != "out" else []
+        words += [self.front] if self.front != "torch" and self.result != "out" else []
         words += [f"{key}={value}" for key, value in self.options]
         words += [f"{100 * self.nans:g}% NaN"] if self.nans else []
-        if self.op in CONCATENATED:  # neighbours in the report differ by nothing else
+        words += {None: [], False: ["no gradient"], True: ["with gradient"]}[self.graph]
+        # neighbours in the report may differ by nothing else
+        if self.op in CONCATENATED or (self.op in POINTWISE and self.shape != BATCH):
             words.append("x".join(map(str, self.shape)))
         return " ".join(words)
 
     @property
     def output_shape(self) -> tuple[int, ...]:
         """Logical shape of the result (floor mode)."""
+        if self.op in POINTWISE:
+            return self.shape
         batch, channels, *spatial = self.shape
         if self.op in CONCATENATED:
             return (batch, 4 * channels, *spatial)
@@ -116,22 +127,53 @@ class Case:
         return prod(self.output_shape)
 
     @property
+    def affine(self) -> tuple[int, ...] | None:
+        """Shape of a norm's weight and bias."""
+        if self.op not in NORMALISING:
+            return None
+        axes = dict(self.options).get("axes")
+        return self.shape[-axes:] if axes else self.shape[1:2]
+
+    @property
+    def region(self) -> int:
+        """How many elements of a norm's input share a mean."""
+        options = dict(self.options)
+        if "axes" in options:
+            return prod(self.affine)
+        if self.op == "batch_norm":
+            return prod(self.shape) // self.shape[1]
+        return prod(self.shape[1:]) // options.get("num_groups", self.shape[1])
+
+    @property
+    def trains(self) -> bool:
+        """Whether a batch norm takes the statistics of its input."""
+        return self.op == "batch_norm" and dict(self.options)["training"]
+
+    @property
     def window(self) -> int:
-        """Elements of the largest window."""
+        """Elements of the largest window; in a backward pass, the summands of the longest sum."""
+        if self.op in NORMALISING:
+            if self.measure in ("backward", "step"):
+                return max(self.region, self.outputs // prod(self.affine))
+            return self.region
         if self.size:
             return prod(-(-n // self.size) + (n % self.size > 0) for n in self.shape[2:])
         return max(1, self.kernel) ** self.dims
 
     @property
-    def reads(self) -> bool:
-        """Whether next to nothing is written, so that the floor is a read of the input."""
-        return self.measure == "forward" and self.size is not None
+    def floor_kind(self) -> str:
+        """What the floor does: "copy"; "read" where next to nothing is written; or "passes"."""
+        if self.measure == "forward" and self.size is not None:
+            return "read"
+        return "passes" if self.measure == "forward" and self.trains else "copy"
 
     @property
     def moved_bytes(self) -> int:
         """Bytes that have to be read and written once; the floor copies (or reads) as many."""
         item = ITEM_BYTES[self.dtype]
         inputs = prod(self.shape)
+        if self.op in POINTWISE:
+            return item * (inputs * self._tensors + prod(self.affine or ()) * self._parameters)
         total = item * (inputs + self.outputs)
         if self.op == "max_unpool":  # int64 places come in
             return total + 8 * inputs
@@ -143,8 +185,30 @@ class Case:
             total *= 2
         return total
 
+    @property
+    def _tensors(self) -> int:
+        """How many tensors of the input's size a norm or a dropout reads and writes."""
+        if self.measure == "step":  # the input twice, and result, gradient, its own gradient
+            return 5 if self.op in NORMALISING else 4
+        if self.measure == "backward":
+            return 3 if self.op in NORMALISING else 2
+        return {"add_layer_norm": 4, "dropout_add": 3}.get(self.op, 3 if self.trains else 2)
+
+    @property
+    def _parameters(self) -> int:
+        """The same of the parameters' size."""
+        if self.affine is None:
+            return 0
+        has = 1 if self.op == "rms_norm" else 2
+        return {"backward": 1 + has, "step": 1 + 2 * has}.get(self.measure, has)
+
     def tiny(self) -> Case:
         """The same case on a few hundred elements, to try the machinery."""
+        if self.op in POINTWISE:
+            small = tuple(map(min, self.shape, (2, 8, 16, 16)))  # channels in eight groups
+            if not self.dims:
+                small = tuple(n // 64 for n in self.shape)
+            return replace(self, shape=small)
         small = {1: (2, 3, 20), 2: (2, 3, 16, 14), 3: (1, 2, 8, 6, 10)}[self.dims]
         if self.size:  # divisible, as the real sizes are
             small = (2, 3, 21, 14)
@@ -158,6 +222,11 @@ class Case:
 
 
 CONCATENATED = ("spp", "sppf")  # the input and three poolings of it, side by side
+NORMALISING = (
+    "batch_norm", "instance_norm", "group_norm", "layer_norm", "rms_norm", "add_layer_norm",
+)  # fmt: skip
+DRAWING = ("dropout", "dropout2d", "dropout_add")
+POINTWISE = NORMALISING + DRAWING  # results are of the input's shape
 
 BATCH = (8, 64, 224, 224)
 LINE = (8, 14336, 224)
@@ -421,6 +490,170 @@ FAMILY: tuple[Case, ...] = (  # other kinds than the maximum and the average of 
     *_family_saved(),
 )
 
+
+# --- normalisation and dropout ------------------------------------------------------------------
+
+RUNTIMES = ("PyTorch", "torch.compile", "ONNX Runtime")
+ROWS = ((4096, 768), (4096, 4096))
+SMALL_PLANES = ((32, 256, 14, 14), (32, 512, 7, 7))  # a network's last layers
+TINY_CALL = (1, 8, 8, 8)
+
+TRAINING = (("training", True),)
+EVALUATION = (("training", False),)
+IN_LAYOUTS = (  # the norms that exist in both layouts, and their arguments
+    ("batch_norm", EVALUATION),
+    ("group_norm", (("num_groups", 8),)),
+    ("instance_norm", ()),
+)
+OF_LAYOUT = {
+    "planes": (*IN_LAYOUTS, ("layer_norm", (("axes", 3),)), ("layer_norm", (("axes", 1),))),
+    "channels_last": IN_LAYOUTS,
+}
+HALF = (("p", 0.5),)
+TENTH = (("p", 0.1),)
+
+
+def _norms() -> list[Case]:
+    return [
+        Case(f"norms, {layout}", op, BATCH, options=options, layout=layout,
+             bar=Bar(pytorch=3, peers=True), against=RUNTIMES)
+        for layout, norms in OF_LAYOUT.items()
+        for op, options in norms
+    ]  # fmt: skip
+
+
+def _batch_norm_training() -> list[Case]:
+    return [
+        Case("batch norm in training", "batch_norm", BATCH, options=TRAINING, layout=layout,
+             bar=Bar(pytorch=3, passes=1.5), against=RUNTIMES)
+        for layout in LAYOUTS
+    ]  # fmt: skip
+
+
+def _norms_out() -> list[Case]:
+    return [
+        replace(case, group="norms into out=", result="out", front="array", against=(),
+                bar=Bar(floor=2))
+        for case in _norms()
+    ]  # fmt: skip
+
+
+def _norms_backward() -> list[Case]:
+    return [
+        Case(f"norms backward, {layout}", op, BATCH, options=options, layout=layout,
+             measure="backward", bar=Bar(pytorch=2.5), against=("PyTorch",))
+        for layout, norms in OF_LAYOUT.items()
+        for op, options in (("batch_norm", TRAINING), *norms)
+    ]  # fmt: skip
+
+
+def _norms_of_rows() -> list[Case]:
+    against = {"forward": RUNTIMES, "backward": ("PyTorch",)}
+    return [
+        Case("norms of rows", op, shape, options=(("axes", 1),), measure=measure,
+             bar=Bar(pytorch=1), against=peers)
+        for measure, peers in against.items()
+        for op in ("layer_norm", "rms_norm")
+        for shape in ROWS
+    ]  # fmt: skip
+
+
+def _dropout() -> list[Case]:
+    forward = Bar(pytorch=20, floor=1.5)
+    elements = [Case("dropout", "dropout", BATCH, options=p, bar=forward) for p in (HALF, TENTH)]
+    channels = Case("dropout", "dropout2d", BATCH, options=HALF, bar=Bar(pytorch=3))
+    return [
+        *(replace(case, against=RUNTIMES) for case in elements),
+        *(replace(channels, layout=layout, against=RUNTIMES) for layout in LAYOUTS),
+        *(replace(case, measure="backward", bar=Bar(), against=("PyTorch",)) for case in elements),
+    ]
+
+
+def _norms_saved() -> list[Case]:
+    """The input, the parameters and two numbers a region; dropout no tensor at all."""
+    kept = [*OF_LAYOUT["planes"], ("batch_norm", TRAINING), ("rms_norm", (("axes", 1),))]
+    cases = [Case("", op, (8, 16, 64, 64), options=options) for op, options in kept]
+    limits = {}
+    for case in cases:
+        regions = case.outputs // case.region
+        numbers = 2 * regions * (4 if case.options == EVALUATION else 8)  # statistics are float64
+        parameters = (1 if case.op == "rms_norm" else 2) * prod(case.affine) * 4
+        if case.trains:  # the running statistics may be looked at, too
+            parameters *= 2
+        limits[case] = 4 + (numbers + parameters) / case.outputs
+    limits[replace(cases[0], op="dropout", options=HALF)] = 0
+    return [
+        replace(case, group="kept for backward", measure="saved", bar=Bar(saved=limit),
+                against=("PyTorch",))
+        for case, limit in limits.items()
+    ]  # fmt: skip
+
+
+def _norms_latency() -> list[Case]:
+    norms = [*IN_LAYOUTS, ("batch_norm", TRAINING)]
+    norms += [(op, (("axes", 1),)) for op in ("layer_norm", "rms_norm")]
+    drawn = [(op, HALF) for op in ("dropout", "dropout2d")]
+    call = Case("one small call", "", TINY_CALL, measure="latency", bar=Bar(latency=15))
+    return [
+        *(replace(call, op=op, options=options, front=front, graph=graph, against=("PyTorch",))
+          for op, options in (*norms, *drawn)
+          for front in ("torch", "module")
+          for graph in (False, True)),
+        *(replace(call, op=op, options=options, front="array", against=())
+          for op, options in norms if options != TRAINING),
+    ]  # fmt: skip
+
+
+def _fused() -> list[Case]:
+    """One pass instead of two."""
+    rows = ROWS[1]
+    cases = [
+        *(Case("", "batch_norm", BATCH, options=(*EVALUATION, ("activation", "relu")),
+               layout=layout)
+          for layout in LAYOUTS),
+        Case("", "group_norm", BATCH, options=(("num_groups", 8), ("activation", "silu"))),
+        Case("", "layer_norm", rows, options=(("axes", 1), ("activation", "gelu"))),
+        Case("", "add_layer_norm", rows, options=(("axes", 1),)),
+        Case("", "dropout_add", BATCH, options=HALF),
+    ]  # fmt: skip
+    return [replace(case, group="fused", against=RUNTIMES) for case in cases]
+
+
+def _norms_in_half() -> list[Case]:
+    cases = [
+        Case("", "batch_norm", BATCH, options=EVALUATION),
+        Case("", "layer_norm", ROWS[1], options=(("axes", 1),)),
+    ]
+    return [
+        replace(case, group="norms in half precision", dtype=dtype, against=("PyTorch",))
+        for case in cases
+        for dtype in ("bfloat16", "float16")
+    ]
+
+
+def _small_planes() -> list[Case]:
+    return [
+        Case("batch norm of small planes, a step of training", "batch_norm", shape,
+             options=TRAINING, layout=layout, measure="step", against=("PyTorch",))
+        for shape in SMALL_PLANES
+        for layout in LAYOUTS
+    ]  # fmt: skip
+
+
+NORMS: tuple[Case, ...] = (
+    *_norms(),
+    *_batch_norm_training(),
+    *_norms_of_rows(),
+    *_dropout(),
+    *_norms_backward(),
+    *_norms_out(),
+    *_fused(),
+    *_norms_in_half(),
+    *_small_planes(),
+    *_norms_saved(),
+    *_norms_latency(),
+)
+
 CASES: tuple[Case, ...] = (
     *_forward(),
     *_out(),
@@ -433,4 +666,5 @@ CASES: tuple[Case, ...] = (
     *FAMILY,
     *_saved(),
     *_latency(),
+    *NORMS,
 )

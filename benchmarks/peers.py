@@ -11,16 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from math import comb, prod
 from typing import Any
 
 import numpy as np
 
-from benchmarks.cases import Case
+from benchmarks.cases import DRAWING, NORMALISING, POINTWISE, Case
 from benchmarks.timing import Contender, Data
 
-__all__ = ["OURS", "PEERS", "SLOW", "NotApplicable", "limit_threads", "ours"]
+__all__ = ["OURS", "PEERS", "SLOW", "NotApplicable", "limit_threads", "ours", "recording"]
 
 OURS = "infinitypool"
 
@@ -40,7 +42,7 @@ def _only(holds: bool, reason: str) -> None:
 def ours(case: Case, data: Data) -> Contender:
     """Infinitypool through the front that the case names."""
     if case.front == "array":
-        return _array_front(case, data)
+        return (_array_norm if case.op in NORMALISING else _array_front)(case, data)
     return _torch_style(OURS, case, data)
 
 
@@ -73,6 +75,30 @@ def _array_front(case: Case, data: Data) -> Contender:
             OURS, lambda i: pool(arrays[i], kernel, out=outs[i % len(outs)], **arguments), to_numpy
         )
     return Contender(OURS, lambda i: pool(arrays[i], kernel, **arguments), to_numpy)
+
+
+def _array_norm(case: Case, data: Data) -> Contender:
+    import infinitypool as ip
+
+    norm, last = getattr(ip, case.op), case.layout == "channels_last"
+    keywords: dict[str, Any] = {**parameters(case), **dict(case.options)}
+    keywords.pop("training", None)  # a mean and a variance are given, or not
+    keywords = {name.removeprefix("running_"): value for name, value in keywords.items()}
+    if "axes" in keywords:
+        keywords["axes"] = tuple(range(-keywords["axes"], 0))
+    else:
+        keywords["channel_axis"] = -1 if last else 1
+
+    def to_numpy(result: np.ndarray) -> np.ndarray:
+        return np.moveaxis(result, -1, 1) if last else result
+
+    arrays = data.arrays
+    if case.result == "out":
+        outs = [np.zeros_like(arrays[0]) for _ in range(min(len(data), 4))]
+        return Contender(
+            OURS, lambda i: norm(arrays[i], out=outs[i % len(outs)], **keywords), to_numpy
+        )
+    return Contender(OURS, lambda i: norm(arrays[i], **keywords), to_numpy)
 
 
 def threads_of_ours(case: Case, data: Data, threads: int) -> Contender:
@@ -151,6 +177,82 @@ def _gem_module(_: Any, case: Case) -> Call:
 
 SPP = (5, 9, 13)
 
+
+def parameters(case: Case) -> dict[str, np.ndarray]:
+    """A norm's weight and bias, and the statistics that a batch norm is given; float32."""
+    if case.affine is None:
+        return {}
+    random = np.random.default_rng(23)
+    values = random.standard_normal((4, *case.affine), dtype=np.float32)
+    values[::3] = 0.5 + abs(values[::3])  # the weight and the variance
+    named = dict(zip(("weight", "bias", "running_mean", "running_var"), values, strict=True))
+    wanted = set(named) if case.op == "batch_norm" else {"weight", "bias"}
+    wanted -= {"bias"} if case.op == "rms_norm" else set()
+    return {name: value for name, value in named.items() if name in wanted}
+
+
+def residual(case: Case) -> np.ndarray:
+    """What is added to a float32 tensor (N, C, ...)."""
+    return np.random.default_rng(24).standard_normal(case.shape, dtype=np.float32)
+
+
+# operation -> what its function takes behind the input, in PyTorch's order
+ARGUMENTS = {
+    "batch_norm": ("running_mean", "running_var", "weight", "bias", "training"),
+    "instance_norm": ("running_mean", "running_var", "weight", "bias"),
+    "group_norm": ("num_groups", "weight", "bias"),
+    "layer_norm": ("normalized_shape", "weight", "bias"),
+    "rms_norm": ("normalized_shape", "weight"),
+    "add_layer_norm": ("residual", "normalized_shape", "weight", "bias"),
+    "dropout": ("p",),
+    "dropout2d": ("p",),
+    "dropout_add": ("residual", "p"),
+}
+
+
+def _pointwise(functional: Any, case: Case) -> Call:
+    """Norms and dropout. The call's ``leaves`` are what else gets a gradient."""
+    import torch
+
+    function, options = getattr(functional, case.op), dict(case.options)
+    tensors = {
+        name: torch.from_numpy(value).to(getattr(torch, case.dtype))
+        for name, value in parameters(case).items()
+    }
+    wanted = case.graph or case.measure in ("backward", "step", "saved")
+    leaves = [tensors[name] for name in ("weight", "bias") if wanted and name in tensors]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    given = {**options, **tensors, "normalized_shape": case.affine}
+    if "residual" in ARGUMENTS[case.op]:
+        given["residual"] = torch.from_numpy(residual(case))
+    values = [given.get(name) for name in ARGUMENTS[case.op]]
+    more = {name: options[name] for name in ("activation",) if name in options}
+
+    def call(x: Any) -> Any:
+        return function(x, *values, **more)
+
+    call.leaves = leaves
+    return call
+
+
+# operation -> its module, and what that is made of
+MODULES: dict[str, tuple[str, Callable[[Case], tuple]]] = {
+    "batch_norm": ("BatchNorm2d", lambda case: case.affine),
+    "instance_norm": ("InstanceNorm2d", lambda case: (*case.affine, 1e-5, 0.1, True)),
+    "group_norm": ("GroupNorm", lambda case: (dict(case.options)["num_groups"], *case.affine)),
+    "layer_norm": ("LayerNorm", lambda case: (case.affine,)),
+    "rms_norm": ("RMSNorm", lambda case: (case.affine,)),
+    "dropout": ("Dropout", lambda case: (dict(case.options)["p"],)),
+    "dropout2d": ("Dropout2d", lambda case: (dict(case.options)["p"],)),
+}
+
+
+def _module(nn: Any, case: Case) -> Call:
+    name, arguments = MODULES[case.op]
+    return getattr(nn, name)(*arguments(case)).train(case.op in DRAWING or case.trains)
+
+
 # operation -> how it is called in PyTorch's own interface or one with the same functions
 TORCH_STYLE: dict[str, Callable[[Any, Case], Call]] = {
     "max": _named("max_pool", "kernel", "stride", "padding"),
@@ -167,6 +269,7 @@ TORCH_STYLE: dict[str, Callable[[Any, Case], Call]] = {
     "gem": _gem_module,
     "spp": lambda functional, _: partial(functional.spp, kernel_sizes=SPP),
     "sppf": lambda functional, _: partial(functional.sppf, kernel_size=SPP[0], repeats=3),
+    **dict.fromkeys(POINTWISE, _pointwise),
 }
 
 
@@ -241,6 +344,37 @@ def _expectation(functional: Any, case: Case) -> Call:
     return pool
 
 
+def _norm_and_activation(functional: Any, case: Case) -> Call:
+    options = dict(case.options)
+    activation = options.pop("activation", None)
+    norm = _pointwise(functional, replace(case, options=tuple(options.items())))
+    if activation is None:
+        return norm
+    activate = getattr(functional, activation)
+    return lambda x: activate(norm(x))
+
+
+def _add_layer_norm(functional: Any, case: Case) -> Call:
+    import torch
+
+    norm = _pointwise(functional, replace(case, op="layer_norm"))
+    other = torch.from_numpy(residual(case))
+
+    def block(x: Any) -> Any:
+        total = x + other
+        return norm(total), total
+
+    return block
+
+
+def _dropout_add(functional: Any, case: Case) -> Call:
+    import torch
+
+    dropout = _pointwise(functional, replace(case, op="dropout"))
+    other = torch.from_numpy(residual(case))
+    return lambda x: dropout(x) + other
+
+
 BY_HAND: dict[str, Callable[[Any, Case], Call]] = {
     "spp": _spp,
     "sppf": _sppf,
@@ -249,43 +383,62 @@ BY_HAND: dict[str, Callable[[Any, Case], Call]] = {
     "gem": _gem,
     "blur": _blur,
     "stochastic": _expectation,
+    **dict.fromkeys(("batch_norm", "group_norm", "layer_norm"), _norm_and_activation),
+    "add_layer_norm": _add_layer_norm,
+    "dropout_add": _dropout_add,
 }
 
 
 def _call_of(name: str, case: Case) -> Call:
     """The case as a call of a tensor; ``name`` is infinitypool's or PyTorch's."""
     if name == OURS:
-        from infinitypool.nn import functional
-
-        return TORCH_STYLE[case.op](functional, case)
-    from torch.nn import functional
-
-    return (BY_HAND.get(case.op) or TORCH_STYLE[case.op])(functional, case)
+        from infinitypool import nn
+    else:
+        from torch import nn
+    if case.front == "module":
+        return _module(nn, case)
+    by_hand = BY_HAND.get(case.op) if name != OURS else None
+    return (by_hand or TORCH_STYLE[case.op])(nn.functional, case)
 
 
 def _torch_style(name: str, case: Case, data: Data) -> Contender:
     """Calls of tensors."""
-    pool = _call_of(name, case)
+    call = _call_of(name, case)
     tensors = [data.tensor(i) for i in range(len(data))]
-    if case.measure != "backward":
-        return Contender(name, lambda i: pool(tensors[i]), _tensor_to_numpy)
+    if case.measure not in ("backward", "step"):
+        if case.graph:
+            tensors = [tensor.detach().requires_grad_() for tensor in tensors]
+        return Contender(name, lambda i: call(tensors[i]), _tensor_to_numpy)
     import torch
 
-    # Two graphs are enough: each holds an input, an output and a gradient, far above any cache.
+    # Each graph holds an input, an output and a gradient, so that fewer are above any cache.
     graphs = []
-    for tensor in tensors[:2]:
+    for tensor in tensors[: max(2, len(tensors) // 3)]:
         leaf = tensor.detach().requires_grad_()
-        result = pool(leaf)
+        result = call(leaf)
         # a pattern, the same whatever the result's memory format, exact in every float type
         pattern = torch.arange(result.numel(), dtype=torch.int32).remainder_(251).sub_(125)
         gradient = torch.empty_like(result).copy_(pattern.view(result.shape)).div_(64)
-        graphs.append((result, leaf, gradient))
+        leaves = [leaf, *getattr(call, "leaves", ())]
+        graphs.append((result if case.measure == "backward" else None, leaves, gradient))
 
     def backward(index: int) -> Any:
-        result, leaf, gradient = graphs[index % len(graphs)]
-        return torch.autograd.grad(result, leaf, gradient, retain_graph=True)[0]
+        result, leaves, gradient = graphs[index % len(graphs)]
+        if result is None:
+            return torch.autograd.grad(call(leaves[0]), leaves, gradient)
+        gradients = torch.autograd.grad(result, leaves, gradient, retain_graph=True)
+        return gradients if len(leaves) > 1 else gradients[0]
 
     return Contender(name, backward, _tensor_to_numpy)
+
+
+def recording(case: Case) -> AbstractContextManager:
+    """In what a small call of tensors is to be timed: with gradients, without, or as it comes."""
+    if case.graph is None:
+        return nullcontext()
+    import torch
+
+    return torch.set_grad_enabled(case.graph)
 
 
 def _pytorch(case: Case, data: Data) -> Contender:
@@ -295,7 +448,7 @@ def _pytorch(case: Case, data: Data) -> Contender:
 def _torch_compile(case: Case, data: Data) -> Contender:
     import torch
 
-    _only(case.measure == "forward" and case.dims == 2, "measured for 2-D forward")
+    _only(case.measure == "forward" and case.dims in (0, 2), "measured for 2-D forward")
     pool = _call_of("PyTorch", case)
     torch._dynamo.reset()  # it falls back to eager, silently, after a few compilations
     compiled = torch.compile(lambda x: pool(x), dynamic=False, fullgraph=True)
@@ -314,7 +467,7 @@ def _torch_compile(case: Case, data: Data) -> Contender:
 
 _threads = 2  # set once by limit_threads
 
-Node = tuple[str, list[str], str, dict[str, Any]]  # operation, inputs, result, attributes
+Node = tuple[str, list[str], list[str], dict[str, Any]]  # operation, inputs, results, attributes
 
 
 def _onnx_window(case: Case, kernel: Sequence[int], stride: Sequence[int], pad: int) -> dict:
@@ -329,7 +482,7 @@ def _onnx_pool(name: str, **attributes: Any) -> Callable[[Case], list[Node]]:
             case, [case.kernel] * case.dims, [case.stride] * case.dims, case.padding
         )
         inputs = ["x", "indices"] if name == "MaxUnpool" else ["x"]
-        return [(name, inputs, "y", {**window, **attributes})]
+        return [(name, inputs, ["y"], {**window, **attributes})]
 
     return build
 
@@ -339,10 +492,10 @@ def _onnx_adaptive(name: str) -> Callable[[Case], list[Node]]:
 
     def build(case: Case) -> list[Node]:
         if case.size == 1:
-            return [(f"Global{name}", ["x"], "y", {})]
+            return [(f"Global{name}", ["x"], ["y"], {})]
         _only(all(n % case.size == 0 for n in case.shape[2:]), "adaptive sizes that divide only")
         window = [n // case.size for n in case.shape[2:]]
-        return [(name, ["x"], "y", _onnx_window(case, window, window, 0))]
+        return [(name, ["x"], ["y"], _onnx_window(case, window, window, 0))]
 
     return build
 
@@ -354,10 +507,49 @@ def _onnx_block(chained: bool) -> Callable[[Case], list[Node]]:
             source, k = (parts[-1], SPP[0]) if chained else ("x", k)
             window = _onnx_window(case, [k] * case.dims, [1] * case.dims, k // 2)
             parts.append(f"part{len(parts)}")
-            nodes.append(("MaxPool", [source], parts[-1], window))
-        return [*nodes, ("Concat", parts, "y", {"axis": 1})]
+            nodes.append(("MaxPool", [source], [parts[-1]], window))
+        return [*nodes, ("Concat", parts, ["y"], {"axis": 1})]
 
     return build
+
+
+ONNX_ACTIVATIONS: dict[str | None, list[Node]] = {
+    None: [],
+    "relu": [("Relu", ["normalised"], ["y"], {})],
+    "gelu": [("Gelu", ["normalised"], ["y"], {})],
+    "silu": [
+        ("Sigmoid", ["normalised"], ["gate"], {}),
+        ("Mul", ["normalised", "gate"], ["y"], {}),
+    ],
+}
+
+
+def _onnx_norm(name: str, *inputs: str, **attributes: Any) -> Callable[[Case], list[Node]]:
+    """The norm, of a sum where the operation begins with one, and its activation."""
+
+    def build(case: Case) -> list[Node]:
+        more, options = dict(attributes), dict(case.options)
+        if "axes" in options:
+            more["axis"] = -options["axes"]
+        if "num_groups" in options:
+            more["num_groups"] = options["num_groups"]
+        activation = ONNX_ACTIVATIONS[options.get("activation")]
+        results = ["normalised" if activation else "y"]
+        if case.trains:
+            more["training_mode"] = 1
+            results += ["moved_mean", "moved_var"]
+        adds = case.op.startswith("add_")
+        first = [("Add", ["x", "residual"], ["total"], {})] if adds else []
+        source = "total" if adds else "x"
+        return [*first, (name, [source, *inputs], results, more), *activation]
+
+    return build
+
+
+def _onnx_dropout(case: Case) -> list[Node]:
+    adds = case.op == "dropout_add"
+    dropout = ("Dropout", ["x", "p", "training"], ["dropped" if adds else "y"], {})
+    return [dropout, *([("Add", ["dropped", "residual"], ["y"], {})] if adds else [])]
 
 
 ONNX: dict[str, Callable[[Case], list[Node]]] = {
@@ -369,34 +561,63 @@ ONNX: dict[str, Callable[[Case], list[Node]]] = {
     "adaptive_avg": _onnx_adaptive("AveragePool"),
     "spp": _onnx_block(chained=False),
     "sppf": _onnx_block(chained=True),
+    "batch_norm": _onnx_norm("BatchNormalization", "weight", "bias", "running_mean", "running_var"),
+    "instance_norm": _onnx_norm("InstanceNormalization", "weight", "bias"),
+    "group_norm": _onnx_norm("GroupNormalization", "weight", "bias"),
+    "layer_norm": _onnx_norm("LayerNormalization", "weight", "bias"),
+    "rms_norm": _onnx_norm("RMSNormalization", "weight", epsilon=2.0**-23),
+    "add_layer_norm": _onnx_norm("LayerNormalization", "weight", "bias"),
+    "dropout": _onnx_dropout,
+    "dropout_add": _onnx_dropout,
 }
+
+
+def _onnx_inputs(case: Case) -> dict[str, np.ndarray]:
+    """What a model is fed beside x."""
+    if case.op == "max_unpool":  # its indices count through the whole tensor, not a plane
+        first = np.arange(prod(case.shape[:2])).reshape(*case.shape[:2], *[1] * case.dims)
+        return {"indices": places(case) + first * prod(case.output_shape[2:])}
+    return {"residual": residual(case)} if "residual" in ARGUMENTS.get(case.op, ()) else {}
+
+
+def _onnx_constants(case: Case) -> dict[str, np.ndarray]:
+    """What is part of the model."""
+    if case.op in DRAWING:
+        return {"p": np.float32(dict(case.options)["p"]), "training": np.True_}
+    return parameters(case)
 
 
 def _onnx_runtime(case: Case, data: Data) -> Contender:
     import onnxruntime
-    from onnx import TensorProto, helper
+    from onnx import TensorProto, helper, numpy_helper
 
     _only(case.measure == "forward", "forward only")
-    _only(case.layout == "planes", "pools only NCHW")
+    _only(case.layout == "planes", "knows only NCHW")
     kinds = {"float32": "FLOAT", "float16": "FLOAT16", "uint8": "UINT8"}
     _only(case.dtype in kinds and (case.op == "max" or case.dtype == "float32"), "no such dtype")
     _only(case.op in ONNX, "no such operation")
     kind = getattr(TensorProto, kinds[case.dtype])
+    inputs = _onnx_inputs(case)
     feeds = [helper.make_tensor_value_info("x", kind, list(case.shape))]
-    constants = {}
-    if case.op == "max_unpool":  # its indices count through the whole tensor, not a plane
-        first = np.arange(prod(case.shape[:2])).reshape(*case.shape[:2], *[1] * case.dims)
-        flat = places(case) + first * prod(case.output_shape[2:])
-        constants["indices"] = onnxruntime.OrtValue.ortvalue_from_numpy(flat)
-        feeds.append(helper.make_tensor_value_info("indices", TensorProto.INT64, list(case.shape)))
+    for name, array in inputs.items():
+        feeds.append(
+            helper.make_tensor_value_info(
+                name, helper.np_dtype_to_tensor_dtype(array.dtype), list(array.shape)
+            )
+        )
+    results = ["y", "total"] if case.op.startswith("add_") else ["y"]
     nodes = ONNX[case.op](case)
     graph = helper.make_graph(
-        [helper.make_node(name, sources, [to], **more) for name, sources, to, more in nodes],
-        "pool",
+        [helper.make_node(name, sources, to, **more) for name, sources, to, more in nodes],
+        "model",
         feeds,
-        [helper.make_tensor_value_info("y", kind, list(case.output_shape))],
+        [helper.make_tensor_value_info(name, kind, list(case.output_shape)) for name in results],
+        [numpy_helper.from_array(np.asarray(a), name) for name, a in _onnx_constants(case).items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    opset, version = (23, 11) if case.op in POINTWISE else (17, 9)  # RMSNormalization is of 23
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=version
+    )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = _threads
     # its threads would otherwise spin into the next contender's turn
@@ -406,11 +627,16 @@ def _onnx_runtime(case: Case, data: Data) -> Contender:
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in data.arrays]
-    return Contender(
-        "ONNX Runtime",
-        lambda i: session.run_with_ort_values(["y"], {"x": values[i], **constants})[0],
-        lambda result: result.numpy(),
-    )
+    others = {k: onnxruntime.OrtValue.ortvalue_from_numpy(array) for k, array in inputs.items()}
+
+    def call(index: int) -> list[Any]:
+        return session.run_with_ort_values(results, {"x": values[index], **others})
+
+    def to_numpy(found: list[Any]) -> Any:
+        arrays = tuple(value.numpy() for value in found)
+        return arrays if len(arrays) > 1 else arrays[0]
+
+    return Contender("ONNX Runtime", call, to_numpy)
 
 
 def _openvino_max(graph: Any, x: Any, kernel: int, stride: int, padding: int, n: int) -> Any:
@@ -635,6 +861,8 @@ def disagreement(case: Case, expected: Any, found: Any) -> str:
     accumulates in float32, and one rounding of the result); in long sums the roundings cancel,
     leaving some √w of them. Each exponential and power adds a few of its own.
     """
+    if case.op in DRAWING:
+        return _other_draws(case, np.asarray(expected), np.asarray(found))
     if isinstance(expected, tuple):
         parts = (disagreement(case, e, f) for e, f in zip(expected, found, strict=True))
         return next(filter(None, parts), "")
@@ -656,6 +884,27 @@ def disagreement(case: Case, expected: Any, found: Any) -> str:
     scale = float(np.max(np.abs(expected), initial=0.0))
     bound = epsilon * (scale if case.measure == "backward" else max(1.0, scale))
     return "" if largest <= bound else f"largest difference {largest:.2e} above {bound:.2e}"
+
+
+def _other_draws(case: Case, expected: np.ndarray, found: np.ndarray) -> str:
+    """Nobody drops the same elements: as many, and the others with the same values."""
+    if expected.shape != found.shape:
+        return f"shape {found.shape} instead of {expected.shape}"
+    ground = residual(case) if case.op == "dropout_add" else np.float32(0)
+    expected, found = expected - ground, found - ground
+    kept = (expected != 0) & (found != 0)
+    difference = float(np.max(np.abs(expected - found), where=kept, initial=0.0))
+    if difference > 2.0**-20 * float(np.max(np.abs(expected), initial=1.0)):
+        return f"largest difference between kept elements {difference:.2e}"
+    draws = prod(case.shape[:2]) if case.op == "dropout2d" else found.size
+    p = dict(case.options)["p"]
+    for what, difference, variance in (
+        ("share of zeros", np.mean(found == 0) - np.mean(expected == 0), p * (1 - p) / draws),
+        ("mean", np.mean(found) - np.mean(expected), p / (1 - p) / found.size),
+    ):
+        if abs(difference) > 6 * (2 * variance) ** 0.5:  # a share has the variance of its draws
+            return f"{what} differs by {difference:.2e}"
+    return ""
 
 
 def saved_bytes(name: str, case: Case, data: Data) -> float:

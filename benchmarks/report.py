@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cases import BATCH, FAMILY, Bar, Case
+from benchmarks.cases import BATCH, FAMILY, NORMS, POINTWISE, Bar, Case
 from benchmarks.peers import OURS
 
 __all__ = ["Row", "Verdict", "judge", "write"]
@@ -33,7 +33,7 @@ class Row:
 
     @property
     def floor(self) -> float | None:
-        """Seconds that a copy of the same bytes takes, or a read where little is written."""
+        """Seconds that moving the same bytes takes: a copy of them, a read, or a read and a copy."""
         return self.case.moved_bytes / self.floor_speed if self.floor_speed else None
 
     @property
@@ -78,6 +78,7 @@ def judge(row: Row) -> Verdict:
         ratio(times, of(row.seconds.get(peer), ours), f"× {peer}:", True)
     ratio(bar.floor, of(ours, row.floor), "× floor:", False)
     ratio(bar.read, of(ours, row.floor), "× read floor:", False)
+    ratio(bar.passes, of(ours, row.floor), "× three-pass floor:", False)
     ratio(bar.reference, of(ours, row.reference), "× reference:", False)
     ratio(bar.saved, row.values.get("saved"), "bytes per output:", False)
     ratio(bar.latency, ours * 1e6 if ours else None, "µs:", False)
@@ -180,9 +181,10 @@ def markdown(rows: list[Row], about: dict[str, Any]) -> str:
         f"Copy, read and written bytes counted: {copy or 'not measured'}. Read:"
         f" {read or 'not measured'}. The floor of a row is a copy of as many bytes as the row has"
         " to read and write, by the best of these ways, measured in the row's own rounds; where an"
-        " adaptive or a whole pooling writes next to nothing, it is a read. GB/s counts the same bytes. Inputs are cold; times are"
-        " medians in milliseconds and contain the allocation and release of the result unless the"
-        " row says out. OpenVINO reuses its result's memory, ONNX Runtime its arena, in all rows."
+        " adaptive or a whole pooling writes next to nothing, it is a read, and where a batch norm in"
+        " training has to see its whole input first, it is a read and then a copy (three passes)."
+        " GB/s counts the same bytes. Inputs are cold; times are medians in milliseconds and contain"
+        " the allocation and release of the result unless the row says out. OpenVINO reuses its result's memory, ONNX Runtime its arena, in all rows."
     )
     outcome = (
         f"**{verdicts.count(True)} rows pass, {verdicts.count(False)} miss,"
@@ -255,11 +257,36 @@ COLOURS = {
 
 # file -> (title, whether a row belongs into it); one panel a group
 FIGURES: dict[str, tuple[str, Callable[[Case], bool]]] = {
-    "chart.png": ("float32 {shape}", lambda case: "forward, " in case.group),
+    "chart.png": (
+        "float32 {shape}",
+        lambda case: case.measure == "forward" and "forward, " in case.group,
+    ),
     "family.png": (
         "the rest of the family, float32 8×64×224×224 unless said",
-        lambda case: case.group in {c.group for c in FAMILY} and case.against != (),
+        lambda case: case.measure == "forward" and case.against != () and _in(FAMILY, case),
     ),
+    "norms.png": (
+        "normalisation and dropout, float32 8×64×224×224 unless said",
+        lambda case: (
+            case.measure in ("forward", "backward", "step")
+            and case.against != ()
+            and _in(NORMS, case)
+        ),
+    ),
+}
+
+
+def _in(part: tuple[Case, ...], case: Case) -> bool:
+    return case.group in {other.group for other in part}
+
+
+# option of a case -> how it is said beside a bar
+SAID: dict[str, Callable[[Any], str]] = {
+    "training": lambda value: "training" if value else "evaluation",
+    "num_groups": lambda value: f"{value} groups",
+    "axes": lambda value: f"over {value} axes" if value > 1 else "over the last axis",
+    "p": lambda value: f"p = {value:g}",
+    "activation": lambda value: f"and {value}",
 }
 
 
@@ -269,18 +296,23 @@ def _label(case: Case) -> str:
         return f"kernel {case.kernel}\nstride {case.stride}\npadding {case.padding}"
     words = [case.op.replace("_", " ")]
     words[0] += f" to {case.size}" if case.size else ""
+    if case.op in POINTWISE:
+        words += [SAID[option](value) for option, value in case.options]
     words += ["×".join(map(str, case.shape))] if case.shape != BATCH else []
     words += [case.dtype] if case.dtype != "float32" else []
-    words += ["channels last"] if case.layout == "channels_last" else []
+    if case.layout == "channels_last" and "channels_last" not in case.group:
+        words += ["channels last"]
+    # one bar has room for three lines
+    words += ["gradient"] if case.measure == "backward" and "backward" not in case.group else []
     return "\n".join(words)
 
 
 def chart(path: Path, rows: list[Row], about: dict[str, Any]) -> bool:
-    """Forward poolings with a fresh result; False where none of the figure's was measured."""
+    """Calls with a fresh result; False where none of the figure's was measured."""
     title, belongs = FIGURES[path.name]
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        if row.ours and row.case.measure == "forward" and belongs(row.case):
+        if row.ours and belongs(row.case):
             groups.setdefault(row.case.group, []).append(row)
     if not groups:
         return False

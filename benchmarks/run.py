@@ -1,7 +1,8 @@
 """Measure: ``python -m benchmarks.run [--quick] [--only PATTERN] [--peers NAMES] [--out FOLDER]``.
 
-Writes ``report.md``, ``report.json``, ``chart.png`` and ``family.png``. The whole run takes a quarter of an hour
-with all peers, ``--quick`` two to three minutes without the slow ones.
+Writes ``report.md``, ``report.json``, ``chart.png``, ``family.png`` and ``norms.png``. The whole run
+takes a quarter of an hour with all peers, ``--quick`` a third of that without the slow ones;
+``--family`` and ``--norms`` choose parts.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from rich.console import Console
 
 from benchmarks import peers as libraries
 from benchmarks import report, timing
-from benchmarks.cases import CASES, FAMILY, Case
+from benchmarks.cases import CASES, FAMILY, NORMS, Case
 from benchmarks.peers import OURS, PEERS, NotApplicable
 
 COPY_BYTES = 8 * 64 * 224 * 224 * 4
@@ -55,16 +56,18 @@ class Session:
             reason = "" if name in self.peers else "left out by --peers"
             if self.quick and not self.named and name in libraries.SLOW:
                 reason = reason or "left out by --quick"
-            if self.quick and not (case.bar.peers or case.bar.pytorch or case.bar.versus):
+            bar = case.bar
+            if self.quick and not (bar.peers or bar.pytorch or bar.versus or bar.latency):
                 reason = reason or "left out by --quick"
             if asked:
                 reasons[name] = reason
         return reasons
 
 
-def _pooling(case: Case, session: Session) -> report.Row:
-    """Forward, indices, backward: ours, the peers, the reference and the copy, in turns."""
-    row, data = report.Row(case), session.data(case)
+def _contenders(
+    case: Case, data: timing.Data, session: Session, row: report.Row
+) -> list[timing.Contender]:
+    """Ours, and the peers that compute the same."""
     mine = libraries.ours(case, data)
     contenders = [mine]
     expected = mine.to_numpy(mine.call(0))
@@ -89,13 +92,19 @@ def _pooling(case: Case, session: Session) -> report.Row:
             else:
                 contenders.append(contender)
             del found
-    del expected
+    return contenders
+
+
+def _timed(case: Case, session: Session) -> report.Row:
+    """Forward, indices, backward: ours, the peers, the reference and the floor, in turns."""
+    row, data = report.Row(case), session.data(case)
+    contenders = _contenders(case, data, session, row)
     reference = None
     if case.reference:
         others = session.data(case.reference)
         reference = libraries.ours(case.reference, others)
         reference.call = _wrapped(reference.call, len(others))
-    ways = session.floor.contenders("read" if case.reads else "copy")
+    ways = session.floor.contenders(case.floor_kind)
     extra = [reference] if reference else []
     timing.measure([*contenders, *extra, *ways], len(data), session.quick)
     row.floor_speed = session.floor.speed(ways)
@@ -148,12 +157,11 @@ def _saved(case: Case, session: Session) -> report.Row:
 def _latency(case: Case, session: Session) -> report.Row:
     """A call so small that only the way to the kernel counts."""
     row, data = report.Row(case), timing.Data(case, 2)
-    contenders = [libraries.ours(case, data)]
-    if "PyTorch" in session.peers:
-        contenders.append(PEERS["PyTorch"](case, data))
-    for contender in contenders:
-        contender.calls = 2000
-    timing.measure(contenders, len(data), session.quick)
+    with libraries.recording(case):
+        contenders = _contenders(case, data, session, row)
+        for contender in contenders:
+            contender.calls = 1000
+        timing.measure(contenders, len(data), session.quick)
     for contender in contenders:
         row.seconds[contender.name] = contender.median
         row.samples[contender.name] = contender.samples
@@ -161,9 +169,10 @@ def _latency(case: Case, session: Session) -> report.Row:
 
 
 MEASURES = {
-    "forward": _pooling,
-    "indices": _pooling,
-    "backward": _pooling,
+    "forward": _timed,
+    "indices": _timed,
+    "backward": _timed,
+    "step": _timed,
     "threads": _threads,
     "saved": _saved,
     "latency": _latency,
@@ -200,6 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--family", action="store_true", help="only kinds other than a fixed window's max and mean"
     )
+    parser.add_argument("--norms", action="store_true", help="only normalisation and dropout")
     parser.add_argument("--peers", metavar="NAMES", help="comma-separated; 'none' for ours alone")
     parser.add_argument("--out", metavar="FOLDER", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--threads", type=int, default=2, help="for everyone (default 2)")
@@ -208,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="exit 1 if any row misses its bar")
     choice = parser.parse_args(argv)
 
-    cases = list(FAMILY if choice.family else CASES)
+    cases = [*(FAMILY if choice.family else ()), *(NORMS if choice.norms else ())] or list(CASES)
     if choice.tiny:
         cases = [case.tiny() for case in cases]
     if choice.only:

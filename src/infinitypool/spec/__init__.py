@@ -5,12 +5,24 @@ Both fronts, the array functions and the PyTorch functions, hand their arguments
 :func:`pool_spec` or :func:`adaptive_spec` and receive a :class:`PoolSpec`, a frozen description of
 the operation that is independent of any data. :meth:`PoolSpec.geometry` then answers the sizes.
 :data:`KINDS` is the table of what a window can be reduced to.
+:func:`norm_spec` does the same for normalisations, of which :data:`NORMS` is the table.
 
 Everything is computed in exact Python integers, so sizes up to 2**62 give an answer or an
 exception and never wrap around.
 """
 
 from .kinds import KINDS, REQUIRED, Argument, Kind, Reduction
+from .norm import (
+    ACTIVATIONS,
+    NORM_DTYPES,
+    NORMS,
+    Layout,
+    NormKind,
+    NormSpec,
+    norm_spec,
+    norm_spec_from_text,
+    number,
+)
 from .pool import (
     Geometry,
     PoolSpec,
@@ -36,7 +48,10 @@ from .reading import (
 from .sizes import check_bytes, check_ratio, fractional_sizes, unpool_output_size
 
 __all__ = [
+    "ACTIVATIONS",
     "KINDS",
+    "NORMS",
+    "NORM_DTYPES",
     "NUMPY",
     "REQUIRED",
     "TORCH",
@@ -44,6 +59,9 @@ __all__ = [
     "Front",
     "Geometry",
     "Kind",
+    "Layout",
+    "NormKind",
+    "NormSpec",
     "PoolSpec",
     "Reduction",
     "adaptive_spec",
@@ -56,6 +74,9 @@ __all__ = [
     "dtype_of_offsets",
     "fractional_sizes",
     "integer",
+    "norm_spec",
+    "norm_spec_from_text",
+    "number",
     "output_shape",
     "pool_spec",
     "real",
