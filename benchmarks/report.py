@@ -286,7 +286,7 @@ SAID: dict[str, Callable[[Any], str]] = {
     "num_groups": lambda value: f"{value} groups",
     "axes": lambda value: f"over {value} axes" if value > 1 else "over the last axis",
     "p": lambda value: f"p = {value:g}",
-    "activation": lambda value: f"and {value}",
+    "activation": str,
 }
 
 
@@ -294,17 +294,18 @@ def _label(case: Case) -> str:
     """What tells a row from its neighbours in a panel."""
     if "forward, " in case.group:
         return f"kernel {case.kernel}\nstride {case.stride}\npadding {case.padding}"
-    words = [case.op.replace("_", " ")]
-    words[0] += f" to {case.size}" if case.size else ""
+    what = case.op.replace("_", " ") + (f" to {case.size}" if case.size else "")
     if case.op in POINTWISE:
-        words += [SAID[option](value) for option, value in case.options]
-    words += ["×".join(map(str, case.shape))] if case.shape != BATCH else []
+        what = ", ".join([what, *(SAID[option](value) for option, value in case.options)])
+    words = ["×".join(map(str, case.shape))] if case.shape != BATCH else []
     words += [case.dtype] if case.dtype != "float32" else []
     if case.layout == "channels_last" and "channels_last" not in case.group:
         words += ["channels last"]
-    # one bar has room for three lines
-    words += ["gradient"] if case.measure == "backward" and "backward" not in case.group else []
-    return "\n".join(words)
+    if case.measure == "backward" and "backward" not in case.group:
+        words += ["gradient"]
+    if case.op in POINTWISE:  # as high as two bars
+        words = [", ".join(words)] if words else []
+    return "\n".join([what, *words])
 
 
 def chart(path: Path, rows: list[Row], about: dict[str, Any]) -> bool:

@@ -122,7 +122,7 @@ def calls(draw, name):
 
 @pytest.mark.parametrize("name", NAMES)
 @given(data=st.data())
-@settings(max_examples=80)
+@settings(max_examples=50)
 def test_values(name, data):
     x, arguments = data.draw(calls(name))
     count = _definition(name, x, arguments)
@@ -135,7 +135,7 @@ def test_values(name, data):
 
 @pytest.mark.parametrize("name", NAMES)
 @given(data=st.data())
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_out(name, data):
     """``out`` of any strides holds the bits of a plain result, and nothing around it is written."""
     x, arguments = data.draw(calls(name))

@@ -183,7 +183,7 @@ def _check(call, grad, residual=None, note=""):
 
 @pytest.mark.parametrize("name", NAMES)
 @given(data=st.data())
-@settings(max_examples=80)
+@settings(max_examples=50)
 def test_against_the_oracle(name, data):
     call = data.draw(calls((name,)))
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))

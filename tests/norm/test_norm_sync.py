@@ -240,6 +240,25 @@ def activated(rank):
     return result
 
 
+def special(rank):
+    """Channels: always the same number, one with a NaN, one with an infinity, and two plain ones."""
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(RANKS, 3, 5, 2, generator=generator)[rank]
+    x[:, 0] = 0.1
+    x[1, 1, 0] = torch.nan if rank == 2 else 0.0
+    x[2, 2, 1] = torch.inf if rank == 1 else 0.0
+    module = nn.SyncBatchNorm(5, momentum=1.0)
+    given = x.clone().requires_grad_()
+    y = module(given)
+    y.backward(x.flip(0))
+    plain = torch.rand(3, 5, generator=generator)
+    with torch.inference_mode():
+        inferred = module(plain)
+    with torch.device("meta"):  # where new tensors go is no business of the statistics
+        elsewhere = module(plain)
+    return y.detach(), given.grad, module.running_var.clone(), inferred, elsewhere.detach()
+
+
 def lost(rank, folder, alone, pair, three):
     """Processes that do not take part: the others are told. The last ones do not come back."""
     found = {}
@@ -287,6 +306,7 @@ def process(rank, folder):
     results["group"] = computed(GROUPED if rank % 2 else OUTSIDE, rank, middle)
     results["refused"] = refused(rank)
     results["activated"] = activated(rank)
+    results["special"] = special(rank)
     results["trained"] = trained(rank)
     torch.save(results, folder / f"{rank}.pt")
     dist.barrier()
@@ -445,6 +465,16 @@ def test_activations(battery):
         for ours, theirs in result["activated"].values():
             for a, b in zip(ours, theirs, strict=True):
                 torch.testing.assert_close(a, b)
+
+
+def test_special_values_stay_in_their_channel(battery):
+    for result in battery:
+        y, gradient, variance, inferred, elsewhere = result["special"]
+        assert torch.equal(y[:, 0], torch.zeros(3, 2)), "no deviation, no difference"
+        assert y[:, 1:3].isnan().all() and gradient[:, 1:3].isnan().all()
+        assert y[:, 3:].isfinite().all() and gradient[:, 3:].isfinite().all()
+        assert variance[[0, 3, 4]].isfinite().all()
+        assert inferred.isfinite().all() and torch.equal(inferred, elsewhere)
 
 
 def test_what_is_refused(battery):

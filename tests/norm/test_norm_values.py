@@ -30,7 +30,7 @@ import oracle
 
 @pytest.mark.parametrize("name", NAMES)
 @given(data=st.data())
-@settings(max_examples=80)
+@settings(max_examples=50)
 def test_values(name, data):
     call = data.draw(calls((name,)))
     got, want = call.run(), call.expected()
@@ -39,7 +39,7 @@ def test_values(name, data):
 
 @pytest.mark.parametrize("name", NAMES)
 @given(data=st.data())
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_residuals(name, data):
     """The sum is rounded once, as PyTorch's, and it is what is normalised."""
     call = data.draw(calls((name,)))
@@ -188,7 +188,7 @@ def test_a_batch_of_one_value_each():
 
 
 @given(data=st.data())
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_local_response_norm(data):
     draw = data.draw
     ndim = draw(st.integers(3, 5))
