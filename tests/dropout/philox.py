@@ -38,7 +38,9 @@ def halves(n, seed, stream, first=0):
     seed %= 2**64
     words = philox(counter, (seed & 0xFFFFFFFF, seed >> 32))
     both = np.stack([words & np.uint64(0xFFFF), words >> np.uint64(16)], -1)  # counter, word, half
-    lanes = both.reshape(blocks, 16, 8).transpose(0, 2, 1)  # half h of sixteen counters: 16 elements
+    lanes = both.reshape(blocks, 16, 8).transpose(
+        0, 2, 1
+    )  # half h of sixteen counters: 16 elements
     return lanes.reshape(-1)[:n].astype(np.int64)
 
 

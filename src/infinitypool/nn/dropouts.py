@@ -22,9 +22,10 @@ import torch
 import torch.nn.functional as theirs
 from torch import Generator, Tensor
 from torch.autograd import forward_ad
+from torch.autograd.graph import increment_version
 
 from .. import _core
-from ..plan import Cache
+from ..plan import RECYCLED_BYTES, Cache, contiguous_strides
 from .kinds import public
 from .ops import dtype_name, recycled, transforms
 
@@ -36,7 +37,7 @@ __all__ = [
 _below_autograd = torch._C._AutoDispatchBelowAutograd
 _grad_enabled = torch.is_grad_enabled
 _library = torch.library.Library("infinitypool", "FRAGMENT")
-_natives = Cache()
+_natives, _plans = Cache(), Cache()
 _UINT64 = 2**64 - 1
 _FLOATS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 _NO_DISPATCH = torch._C._disabled_torch_dispatch_impl
@@ -67,62 +68,87 @@ def _native(dtype: torch.dtype, p: float, alpha: bool, linear: bool) -> Any:
     return native
 
 
-def _dense(x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-    """The same elements without gaps, and their strides, which the result has as well."""
-    strides = x.stride()
-    if x.is_contiguous():
-        return x, strides
-    wanted = torch.empty_like(x, device="meta").stride()
-    if strides == wanted:
-        return x, strides
-    return recycled(x, x.shape, wanted, x.dtype).copy_(x), wanted
+def _dense_strides(x: Tensor) -> tuple[int, ...]:
+    """The strides of a result, which are those of ``x`` where it has no gaps."""
+    return x.stride() if x.is_contiguous() else torch.empty_like(x, device="meta").stride()
 
 
-def _numbers(
-    x: Tensor, p: float, seed: int, axes: int, alpha: bool, linear: bool
-) -> tuple[Tensor, Tensor | None]:
-    """A factor for each channel, and what is added, in the shape that broadcasts against ``x``."""
-    shape = (*x.shape[:axes], *(1,) * (x.ndim - axes))
-    count = prod(shape)
-    factors = torch.empty(shape, dtype=torch.float64)
-    offsets = torch.empty(shape, dtype=torch.float64) if alpha and not linear else None
-    _native(torch.float64, p, alpha, linear).factors(
-        factors.data_ptr(), 0 if offsets is None else offsets.data_ptr(), count, seed & _UINT64
-    )
-    return factors.to(x.dtype), None if offsets is None else offsets.to(x.dtype)
+def _empty(x: Tensor, strides: tuple[int, ...]) -> Tensor:
+    if x.nbytes < RECYCLED_BYTES and x.stride() == strides:
+        return torch.empty_like(x)
+    return recycled(x, x.shape, strides, x.dtype)
 
 
-def _channels(
-    out: Tensor | None, x: Tensor, p: float, seed: int, axes: int, alpha: bool, linear: bool
+def _dense(x: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """The same elements without gaps, in this order."""
+    return x if x.stride() == strides else _empty(x, strides).copy_(x)
+
+
+def _each(
+    out: Tensor, x: Tensor, residual: Tensor | None, p: float, seed: int, alpha: bool, linear: bool
 ) -> Tensor:
-    factors, offsets = _numbers(x, p, seed, axes, alpha, linear)
-    if out is None:
-        strides = x.stride() if x.is_contiguous() else torch.empty_like(x, device="meta").stride()
-        out = recycled(x, x.shape, strides, x.dtype)
-    torch.mul(x, factors, out=out)
-    return out if offsets is None else out.add_(offsets)
-
-
-def _forward(alpha: bool, x: Tensor, p: float, seed: int, axes: int) -> Tensor:
-    if axes:
-        return _channels(None, x, p, seed, axes, alpha, False)
-    x, strides = _dense(x)
-    out = recycled(x, x.shape, strides, x.dtype)
-    run = _native(x.dtype, p, alpha, False).run
-    run(x.data_ptr(), 0, out.data_ptr(), x.numel(), seed & _UINT64)
+    """Elements of dense tensors, all in the same order."""
+    _native(x.dtype, p, alpha, linear).run(
+        x.data_ptr(),
+        0 if residual is None else residual.data_ptr(),
+        out.data_ptr(),
+        x.numel(),
+        seed & _UINT64,
+    )
     return out
 
 
-def _forward_inplace(alpha: bool, x: Tensor, p: float, seed: int, axes: int) -> Tensor:
+def _numbers(
+    count: int, p: float, seed: int, alpha: bool, linear: bool
+) -> tuple[Tensor, Tensor | None]:
+    """A factor for each channel, and what is added."""
+    factors = torch.empty(count, dtype=torch.float64)
+    offsets = torch.empty(count, dtype=torch.float64) if alpha and not linear else None
+    _native(torch.float64, p, alpha, linear).factors(
+        factors.data_ptr(), 0 if offsets is None else offsets.data_ptr(), count, seed & _UINT64
+    )
+    return factors, offsets
+
+
+def _channels(
+    out: Tensor, x: Tensor, p: float, seed: int, axes: int, alpha: bool, linear: bool
+) -> Tensor:
+    """Whole channels of dense tensors, which the first axes number."""
+    shape, strides = x.shape, x.stride()
+    key = x.dtype, shape, strides, axes
+    plan = _plans.get(key)
+    if plan is None:
+        none = (0,) * (x.ndim - axes)
+        plan = _core.Norm(
+            *(dtype_name(x.dtype), "float64", "float64", shape, strides, strides, strides),
+            *((*contiguous_strides(shape[:axes]), *none), (0,) * x.ndim, True, 0.0, "none", 0.0),
+        )
+        _plans.keep(key, plan)
+    factors, offsets = _numbers(prod(shape[:axes]), p, seed, alpha, linear)
+    added = 0 if offsets is None else offsets.data_ptr()
+    plan.scale(x.data_ptr(), out.data_ptr(), factors.data_ptr(), added)
+    return out
+
+
+def _forward(alpha: bool, x: Tensor, p: float, seed: int, axes: int) -> Tensor:
+    strides = _dense_strides(x)
+    x = _dense(x, strides)
+    out = _empty(x, strides)
     if axes:
-        return _channels(x, x, p, seed, axes, alpha, False)
-    dense, _ = _dense(x)
-    start = dense.data_ptr()
-    _native(x.dtype, p, alpha, False).run(start, 0, start, x.numel(), seed & _UINT64)
+        return _channels(out, x, p, seed, axes, alpha, False)
+    return _each(out, x, None, p, seed, alpha, False)
+
+
+def _forward_inplace(alpha: bool, x: Tensor, p: float, seed: int, axes: int) -> Tensor:
+    dense = _dense(x, _dense_strides(x))
+    if axes:
+        _channels(dense, dense, p, seed, axes, alpha, False)
+    else:
+        _each(dense, dense, None, p, seed, alpha, False)
     if dense is not x:
         return x.copy_(dense)
     if not x.is_inference():
-        torch.autograd.graph.increment_version(x)
+        increment_version(x)
     return x
 
 
@@ -130,15 +156,13 @@ def _backward(
     alpha: bool, grad: Tensor, p: float, seed: int, axes: int, stride: list[int]
 ) -> Tensor:
     """The same with a gradient of any layout: elements are numbered as the result's were."""
-    if axes:
-        return _channels(None, grad, p, seed, axes, alpha, True)
     strides = tuple(stride)
-    out = recycled(grad, grad.shape, strides, grad.dtype)
+    out = _empty(grad, strides)
     if grad.stride() != strides:
         grad = out.copy_(grad)
-    run = _native(grad.dtype, p, alpha, True).run
-    run(grad.data_ptr(), 0, out.data_ptr(), grad.numel(), seed & _UINT64)
-    return out
+    if axes:
+        return _channels(out, grad, p, seed, axes, alpha, True)
+    return _each(out, grad, None, p, seed, alpha, True)
 
 
 def _add(x: Tensor, residual: Tensor, p: float, seed: int) -> Tensor:
@@ -147,13 +171,12 @@ def _add(x: Tensor, residual: Tensor, p: float, seed: int) -> Tensor:
             f"dropout_add: residual has shape {tuple(residual.shape)} and dtype "
             f"{dtype_name(residual.dtype)}, the input {tuple(x.shape)} and {dtype_name(x.dtype)}"
         )
-    x, strides = _dense(x)
-    out = recycled(x, x.shape, strides, x.dtype)
+    strides = _dense_strides(x)
+    x = _dense(x, strides)
+    out = _empty(x, strides)
     if residual.stride() != strides:
         residual = out.copy_(residual)
-    run = _native(x.dtype, p, False, False).run
-    run(x.data_ptr(), residual.data_ptr(), out.data_ptr(), x.numel(), seed & _UINT64)
-    return out
+    return _each(out, x, residual, p, seed, False, False)
 
 
 # --- elsewhere -----------------------------------------------------------------------------
@@ -171,16 +194,19 @@ def _composed(
     """The same numbers, of PyTorch's own operators: for derivatives of other kinds."""
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     if axes:
-        like = torch.empty((), dtype=dtype).expand(x.shape)
-        factors, offsets = _numbers(like, p, seed, axes, alpha, linear)
+        factors, offsets = _numbers(prod(x.shape[:axes]), p, seed, alpha, linear)
+        shape = (*x.shape[:axes], *(1,) * (x.ndim - axes))
+        factors = factors.to(dtype).view(shape)
+        offsets = None if offsets is None else offsets.to(dtype).view(shape)
     else:
         if stride is None:
-            like = torch.empty_strided(x.shape, x.stride(), dtype=dtype, device="meta")
-            stride = torch.empty_like(like).stride()
+            stride = _dense_strides(torch.empty_strided(x.shape, x.stride(), device="meta"))
         ones = torch.empty_strided(x.shape, stride, dtype=dtype).fill_(1)
-        with _below_autograd():
-            factors = _backward(alpha, ones, p, seed, 0, ones.stride())
-            offsets = _forward(alpha, ones.zero_(), p, seed, 0) if alpha and not linear else None
+        factors = _each(torch.empty_like(ones), ones, None, p, seed, alpha, True)
+        offsets = None
+        if alpha and not linear:
+            zeros = ones.zero_()
+            offsets = _each(zeros, zeros, None, p, seed, True, False)
     y = x * factors.to(x.device)
     return (y if offsets is None else y + offsets.to(x.device)).to(x.dtype)
 
@@ -206,6 +232,11 @@ class _Operator(NamedTuple):
     forward: Callable[..., Tensor]
     inplace: Callable[..., Tensor]
     backward: Callable[..., Tensor]
+
+
+def _apply(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """A function's ``apply`` where no transform is at work: PyTorch's own looks for one."""
+    return super(torch.autograd.Function, function).apply  # type: ignore[misc]
 
 
 class _Dropped(torch.autograd.Function):
@@ -262,8 +293,9 @@ class _DroppedSum(torch.autograd.Function):
         return dropped, grad if other else None, None, None
 
 
-def _dense_strides(x: Tensor) -> tuple[int, ...]:
-    return x.stride() if x.is_contiguous() else torch.empty_like(x, device="meta").stride()
+_dropped, _dropped_inplace, _twice, _dropped_sum = map(
+    _apply, (_Dropped, _DroppedInplace, _Twice, _DroppedSum)
+)
 
 
 def _define(
@@ -298,8 +330,8 @@ def _recorded_inplace(operator: _Operator, x: Tensor, *rest: Any) -> Tensor:
             "a leaf Variable that requires grad is being used in an in-place operation."
         )
     if x._is_view():  # which views may be written to is for PyTorch to say
-        return x.copy_(_Dropped.apply(x, operator, *rest))
-    return _DroppedInplace.apply(x, operator, *rest)
+        return x.copy_(_dropped(x, operator, *rest))
+    return _dropped_inplace(x, operator, *rest)
 
 
 def _register(name: str, alpha: bool) -> _Operator:
@@ -311,7 +343,7 @@ def _register(name: str, alpha: bool) -> _Operator:
             f"(Tensor input, {arguments}) -> Tensor",
             each(_forward, alpha),
             each(_composed, alpha),
-            lambda x, *rest: _Dropped.apply(x, operator, *rest),
+            lambda x, *rest: _dropped(x, operator, *rest),
         ),
         _define(
             f"{name}_",
@@ -325,7 +357,7 @@ def _register(name: str, alpha: bool) -> _Operator:
             f"(Tensor grad_output, {arguments}, int[] stride) -> Tensor",
             each(_backward, alpha),
             each(_composed_backward, alpha),
-            lambda grad, *rest: _Twice.apply(grad, operator, *rest),
+            lambda grad, *rest: _twice(grad, operator, *rest),
         ),
     )
     return operator
@@ -338,7 +370,7 @@ _dropout_add = _define(
     "(Tensor input, Tensor residual, float p, int seed) -> Tensor",
     _add,
     _composed_add,
-    lambda *arguments: _DroppedSum.apply(*arguments),
+    _dropped_sum,
 )
 
 
@@ -391,8 +423,12 @@ def _call(
         return _with_generator(x, p, axes, operator is _ALPHA_DROPOUT, inplace, generator)
     overload = operator.inplace if inplace else operator.forward
     seed = _seed(p, generator)
-    if x.requires_grad and _grad_enabled() or forward_ad._current_level >= 0:
+    if forward_ad._current_level >= 0:
         return overload(x, p, seed, axes)
+    if x.requires_grad and _grad_enabled():
+        if inplace:
+            return _recorded_inplace(operator, x, p, seed, axes)
+        return _dropped(x, operator, p, seed, axes)
     with _below_autograd():
         return overload(x, p, seed, axes)
 
@@ -653,7 +689,14 @@ def dropout_add(
     fits = input.shape == residual.shape and input.dtype == residual.dtype
     if not (fits and _ours(input) and _ours(residual)):
         return dropout(input, p, True, generator=generator) + residual
-    return _dropout_add(input, residual, p, _seed(p, generator))
+    seed = _seed(p, generator)
+    recording = (input.requires_grad or residual.requires_grad) and _grad_enabled()
+    if forward_ad._current_level >= 0:
+        return _dropout_add(input, residual, p, seed)
+    if recording:
+        return _dropped_sum(input, residual, p, seed)
+    with _below_autograd():
+        return _dropout_add(input, residual, p, seed)
 
 
 # --- modules -------------------------------------------------------------------------------
