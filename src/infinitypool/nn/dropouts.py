@@ -102,8 +102,10 @@ def _numbers(
     count: int, p: float, seed: int, alpha: bool, linear: bool
 ) -> tuple[Tensor, Tensor | None]:
     """A factor for each channel, and what is added."""
-    factors = torch.empty(count, dtype=torch.float64)
-    offsets = torch.empty(count, dtype=torch.float64) if alpha and not linear else None
+    factors = torch.empty(count, dtype=torch.float64, device="cpu")
+    offsets = torch.empty_like(factors) if alpha and not linear and p < 1 else None
+    if type(factors) is not Tensor:  # a mode that has shapes alone
+        return factors, offsets
     _native(torch.float64, p, alpha, linear).factors(
         factors.data_ptr(), 0 if offsets is None else offsets.data_ptr(), count, seed & _UINT64
     )
@@ -201,12 +203,12 @@ def _composed(
     else:
         if stride is None:
             stride = _dense_strides(torch.empty_strided(x.shape, x.stride(), device="meta"))
-        ones = torch.empty_strided(x.shape, stride, dtype=dtype).fill_(1)
-        factors = _each(torch.empty_like(ones), ones, None, p, seed, alpha, True)
-        offsets = None
-        if alpha and not linear:
-            zeros = ones.zero_()
-            offsets = _each(zeros, zeros, None, p, seed, True, False)
+        factors = torch.empty_strided(x.shape, stride, dtype=dtype, device="cpu").fill_(1)
+        offsets = torch.zeros_like(factors) if alpha and not linear else None
+        if type(factors) is Tensor:  # otherwise a mode that has shapes alone
+            _each(factors, factors, None, p, seed, alpha, True)
+            if offsets is not None:
+                _each(offsets, offsets, None, p, seed, alpha, False)
     y = x * factors.to(x.device)
     return (y if offsets is None else y + offsets.to(x.device)).to(x.dtype)
 
@@ -376,16 +378,15 @@ _dropout_add = _define(
 
 # --- functions -----------------------------------------------------------------------------
 
-_NOTHING = torch.empty(0)
+_NOTHING = torch.empty(0, device="cpu")
 
 
 def _probability(input: Tensor, p: Any, training: Any) -> float:
     """``p`` where there is something to drop, 0 where there is not."""
-    if type(p) is not float or type(training) is not bool or not 0 <= p <= 1:
-        theirs.dropout(_NOTHING, p, training)  # refuses what PyTorch refuses
+    known = isinstance(input, Tensor)
+    if type(p) is not float or type(training) is not bool or not 0 <= p <= 1 or not known:
+        theirs.dropout(_NOTHING if known else input, p, training)  # refuses what PyTorch refuses
         p = float(p)
-    if not isinstance(input, Tensor):
-        raise TypeError(f"dropout: input must be a Tensor, not {type(input).__name__}")
     return p if training and input.numel() else 0.0
 
 
@@ -495,7 +496,7 @@ def dropout(
     """
     p = _probability(input, p, training)
     if not p:
-        return input
+        return theirs.dropout(input, 0.0, training, inplace) if input.is_nested else input
     return _call(_DROPOUT, theirs.dropout, input, p, 0, inplace, generator)
 
 
