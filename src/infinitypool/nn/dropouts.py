@@ -36,6 +36,8 @@ __all__ = [
 
 _below_autograd = torch._C._AutoDispatchBelowAutograd
 _grad_enabled = torch.is_grad_enabled
+_profiler_enabled = torch._C._autograd._profiler_enabled
+_has_storage = torch._C._has_storage  # not so what vmap hands out
 _library = torch.library.Library("infinitypool", "FRAGMENT")
 _natives, _plans = Cache(), Cache()
 _UINT64 = 2**64 - 1
@@ -231,9 +233,44 @@ def _composed_add(x: Tensor, residual: Tensor, p: float, seed: int) -> Tensor:
 
 
 class _Operator(NamedTuple):
+    alpha: bool
     forward: Callable[..., Tensor]
     inplace: Callable[..., Tensor]
     backward: Callable[..., Tensor]
+
+
+def _direct(x: Tensor) -> bool:
+    """Whether a kernel may be called without the dispatcher: nobody watches what passes there.
+
+    The way through it costs as much as the work on a small tensor.
+    """
+    return _has_storage(x) and not (
+        x.is_neg()
+        or x._is_zerotensor()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._get_tracing_state() is not None
+        or _profiler_enabled()
+    )
+
+
+def _run(operator: _Operator, x: Tensor, p: float, seed: int, axes: int) -> Tensor:
+    if _direct(x):
+        return _forward(operator.alpha, x, p, seed, axes)
+    with _below_autograd():
+        return operator.forward(x, p, seed, axes)
+
+
+def _run_inplace(operator: _Operator, x: Tensor, p: float, seed: int, axes: int) -> Tensor:
+    if _direct(x):
+        return _forward_inplace(operator.alpha, x, p, seed, axes)
+    with _below_autograd():
+        return operator.inplace(x, p, seed, axes)
+
+
+def _run_backward(operator: _Operator, grad: Tensor, *rest: Any) -> Tensor:
+    if _ours(grad) and _direct(grad) and not _grad_enabled():
+        return _backward(operator.alpha, grad, *rest)
+    return operator.backward(grad, *rest)
 
 
 def _apply(function: type[torch.autograd.Function]) -> Callable[..., Any]:
@@ -241,27 +278,32 @@ def _apply(function: type[torch.autograd.Function]) -> Callable[..., Any]:
     return super(torch.autograd.Function, function).apply  # type: ignore[misc]
 
 
+def _run_add(x: Tensor, residual: Tensor, p: float, seed: int) -> Tensor:
+    if _direct(x) and _direct(residual):
+        return _add(x, residual, p, seed)
+    with _below_autograd():
+        return _dropout_add(x, residual, p, seed)
+
+
 class _Dropped(torch.autograd.Function):
     """Keeps the seed."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, operator: _Operator, p: float, seed: int, axes: int) -> Tensor:
-        with _below_autograd():
-            out = operator.forward(x, p, seed, axes)
+        out = _run(operator, x, p, seed, axes)
         ctx.operator, ctx.rest = operator, (p, seed, axes, out.stride())
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return ctx.operator.backward(grad, *ctx.rest), None, None, None, None
+        return _run_backward(ctx.operator, grad, *ctx.rest), None, None, None, None
 
 
 class _DroppedInplace(_Dropped):
     @staticmethod
     def forward(ctx: Any, x: Tensor, operator: _Operator, p: float, seed: int, axes: int) -> Tensor:
         ctx.mark_dirty(x)
-        with _below_autograd():
-            operator.inplace(x, p, seed, axes)
+        _run_inplace(operator, x, p, seed, axes)
         ctx.operator, ctx.rest = operator, (p, seed, axes, _dense_strides(x))
         return x
 
@@ -283,15 +325,14 @@ class _Twice(torch.autograd.Function):
 class _DroppedSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, residual: Tensor, p: float, seed: int) -> Tensor:
-        with _below_autograd():
-            out = _dropout_add(x, residual, p, seed)
+        out = _run_add(x, residual, p, seed)
         ctx.rest = p, seed, 0, out.stride()
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         mine, other = ctx.needs_input_grad[:2]
-        dropped = _DROPOUT.backward(grad, *ctx.rest) if mine else None
+        dropped = _run_backward(_DROPOUT, grad, *ctx.rest) if mine else None
         return dropped, grad if other else None, None, None
 
 
@@ -340,6 +381,7 @@ def _register(name: str, alpha: bool) -> _Operator:
     each = functools.partial
     arguments = "float p, int seed, int axes"
     operator = _Operator(
+        alpha,
         _define(
             name,
             f"(Tensor input, {arguments}) -> Tensor",
@@ -422,16 +464,14 @@ def _call(
         if generator is None or p == 1:
             return function(x, p, True, inplace)
         return _with_generator(x, p, axes, operator is _ALPHA_DROPOUT, inplace, generator)
-    overload = operator.inplace if inplace else operator.forward
     seed = _seed(p, generator)
     if forward_ad._current_level >= 0:
-        return overload(x, p, seed, axes)
+        return (operator.inplace if inplace else operator.forward)(x, p, seed, axes)
     if x.requires_grad and _grad_enabled():
         if inplace:
             return _recorded_inplace(operator, x, p, seed, axes)
         return _dropped(x, operator, p, seed, axes)
-    with _below_autograd():
-        return overload(x, p, seed, axes)
+    return (_run_inplace if inplace else _run)(operator, x, p, seed, axes)
 
 
 def _with_generator(
@@ -691,13 +731,11 @@ def dropout_add(
     if not (fits and _ours(input) and _ours(residual)):
         return dropout(input, p, True, generator=generator) + residual
     seed = _seed(p, generator)
-    recording = (input.requires_grad or residual.requires_grad) and _grad_enabled()
     if forward_ad._current_level >= 0:
         return _dropout_add(input, residual, p, seed)
-    if recording:
+    if (input.requires_grad or residual.requires_grad) and _grad_enabled():
         return _dropped_sum(input, residual, p, seed)
-    with _below_autograd():
-        return _dropout_add(input, residual, p, seed)
+    return _run_add(input, residual, p, seed)
 
 
 # --- modules -------------------------------------------------------------------------------
