@@ -23,6 +23,7 @@ import torch.nn.functional as theirs
 from torch import Generator, Tensor
 from torch.autograd import forward_ad
 from torch.autograd.graph import increment_version
+from torch.overrides import handle_torch_function, has_torch_function
 
 from .. import _core
 from ..plan import RECYCLED_BYTES, Cache, contiguous_strides
@@ -697,7 +698,6 @@ def _channel_dropout(n: int) -> Callable[..., Tensor]:
 dropout1d, dropout2d, dropout3d = (_channel_dropout(n) for n in (1, 2, 3))
 
 
-@public
 def dropout_add(
     input: Tensor, residual: Tensor, p: float = 0.5, training: bool = True, *,
     generator: Generator | None = None,
@@ -722,6 +722,10 @@ def dropout_add(
         >>> sorted(set(F.dropout_add(torch.ones(1000), torch.ones(1000), 0.75).tolist()))
         [1.0, 5.0]
     """
+    if has_torch_function((input, residual)):
+        return handle_torch_function(
+            dropout_add, (input, residual), input, residual, p, training, generator=generator
+        )
     p = _probability(input, p, training)
     if not isinstance(residual, Tensor):
         raise TypeError(f"dropout_add: residual must be a Tensor, not {type(residual).__name__}")
