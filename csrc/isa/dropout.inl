@@ -1,4 +1,4 @@
-// The loops of dropout, compiled once per instruction set as kernels.inl is.
+// The loops of dropout, compiled once per instruction set as kernels.inl is: a mask first, then what is done with it.
 
 #include <cstring>
 #include <limits>
@@ -76,7 +76,8 @@ struct Counters {
 
 inline bool draw_superblock(std::uint32_t* keep, std::uint64_t number, std::uint32_t upper, const Keys& keys) {
   const __m512i zero = _mm512_setzero_si512();
-  const __m512i first = _mm512_add_epi64(_mm512_set1_epi64((long long)number), _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14));
+  const __m512i steps = _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14);
+  const __m512i first = _mm512_add_epi64(_mm512_set1_epi64((long long)number), steps);
   const __m512i above = _mm512_set1_epi64((long long)(number >> 32));  // sixteen numbers share it
   Counters even{first, above, zero, zero};
   Counters odd{_mm512_add_epi64(first, _mm512_set1_epi64(1)), above, zero, zero};
@@ -120,7 +121,8 @@ inline bool draw_superblock(std::uint32_t* keep, std::uint64_t number, std::uint
   const __m256i tie = _mm256_set1_epi16(short(upper)), above = _mm256_set1_epi64x((long long)(number >> 32));
   __m256i ties = zero;
   for (int side = 0; side < 2; ++side) {  // lanes 0 to 7, and the rest
-    const __m256i first = _mm256_add_epi64(_mm256_set1_epi64x((long long)number + 8 * side), _mm256_setr_epi64x(0, 2, 4, 6));
+    const __m256i steps = _mm256_setr_epi64x(0, 2, 4, 6);
+    const __m256i first = _mm256_add_epi64(_mm256_set1_epi64x((long long)number + 8 * side), steps);
     Counters even{first, above, zero, zero}, odd{_mm256_add_epi64(first, _mm256_set1_epi64x(1)), above, zero, zero};
     for (int r = 0; r < kRounds; ++r) {
       const __m256i k0 = _mm256_set1_epi32(int(keys.k0[r])), k1 = _mm256_set1_epi32(int(keys.k1[r]));
@@ -228,8 +230,7 @@ void mix(A* out, const A* x, const A* residual, const std::uint32_t* keep, Index
 }
 
 template <class T>
-void mix_run(void* out_, const void* x_, const void* residual_, const std::uint32_t* keep, Index n,
-             const Mixture& m) {
+void mix_run(void* out_, const void* x_, const void* residual_, const std::uint32_t* keep, Index n, const Mixture& m) {
   auto* out = static_cast<T*>(out_);
   auto* x = static_cast<const T*>(x_);
   auto* residual = static_cast<const T*>(residual_);
@@ -262,7 +263,6 @@ const DropoutTable INFINITYPOOL_JOIN(dropout_, INFINITYPOOL_ISA) = {
     INFINITYPOOL_STRING(INFINITYPOOL_ISA),
     INFINITYPOOL_ISA::dropout::draw,
     {INFINITYPOOL_ISA::dropout::mix_run<double>, INFINITYPOOL_ISA::dropout::mix_run<float>,
-     INFINITYPOOL_ISA::dropout::mix_run<float16_t>,
-     INFINITYPOOL_ISA::dropout::mix_run<bfloat16_t>},
+     INFINITYPOOL_ISA::dropout::mix_run<float16_t>, INFINITYPOOL_ISA::dropout::mix_run<bfloat16_t>},
     INFINITYPOOL_ISA::stream};
 }  // namespace infinitypool

@@ -11,7 +11,7 @@ SUPERBLOCK = 128
 
 
 def philox(counter, key):
-    """Philox4x32-10 of (..., 4) counters under a key of two words: (..., 4) words, all in uint64."""
+    """Philox4x32-10 of (..., 4) counters under a key of two words: (..., 4) words, in uint64."""
     words = [np.asarray(counter, np.uint64)[..., i] for i in range(4)]
     keys = [np.uint64(word) for word in key]
     for round_ in range(10):
@@ -29,7 +29,7 @@ def philox(counter, key):
 
 
 def halves(n, seed, stream, first=0):
-    """The 16 bits that elements ``first`` (a multiple of 128) to ``first + n`` draw from a stream."""
+    """The 16 bits that n elements from ``first`` on, a multiple of 128, draw from a stream."""
     blocks = -(-n // SUPERBLOCK)
     number = np.uint64(first // SUPERBLOCK * 16) + np.arange(blocks * 16, dtype=np.uint64)
     counter = np.zeros((len(number), 4), np.uint64)

@@ -98,6 +98,18 @@ def test_forward_and_backward(name, dtype):
             assert torch.equal(got != 0, mask & (grad != 0))
 
 
+@pytest.mark.parametrize("name, shape", [("dropout1d", (500, 3)), ("dropout3d", (500, 2, 3, 1))])
+def test_channels_without_a_batch(name, shape):
+    for inplace in (False, True):
+        x = torch.ones(shape, requires_grad=True)
+        seed = next_seed()
+        y = ours(name)(x * 1, 0.4, True, inplace)
+        mask = torch.from_numpy(keep(500, 0.4, seed)).view(500, *[1] * (x.ndim - 1)).expand(shape)
+        torch.testing.assert_close(y.detach(), torch.where(mask, 1 / 0.6, 0.0))
+        y.sum().backward()
+        assert torch.equal(x.grad, y.detach())
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_every_call_draws_anew_and_manual_seed_repeats(name):
     x = torch.ones(16, 64, 2, 2)

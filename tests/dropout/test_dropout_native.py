@@ -183,6 +183,10 @@ def test_threads_change_nothing(dtype, threads):
         inside = x.clone()
         kernel.run(inside.data_ptr(), 0, inside.data_ptr(), n, 8)
         _same(inside, want)
+        room = torch.full((n + 64,), -77.0, dtype=x.dtype)  # lines of the cache start elsewhere
+        kernel.run(x.data_ptr(), 0, room.data_ptr() + 5 * x.element_size(), n, 8)
+        _same(room[5 : n + 5], want)
+        assert (room[:5] == -77).all() and (room[n + 5 :] == -77).all()
 
 
 def test_instruction_sets_give_the_same_bits():
