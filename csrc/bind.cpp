@@ -18,6 +18,7 @@ using namespace infinitypool;
 
 void bind_norm(nb::module_& m);
 void bind_unpool(nb::module_& m);
+void bind_dropout(nb::module_& m);
 
 namespace {
 
@@ -222,6 +223,7 @@ NB_MODULE(_core, m) {
 
   bind_norm(m);
   bind_unpool(m);
+  bind_dropout(m);
 
   nb::class_<Fractional>(m, "Fractional")
       .def(

@@ -72,7 +72,7 @@ class NormForward {
   }
   void factors(Index region, double* scale, double* shift) const {
     *scale = static_cast<const double*>(mean)[region];
-    *shift = var ? static_cast<const double*>(var)[region] : 0;
+    *shift = var ? static_cast<const double*>(var)[region] : -0.0;  // added to a zero of either sign, it leaves it
   }
   double parameter_at(const void* list, Index at, double none) const {
     if (!list) return none;

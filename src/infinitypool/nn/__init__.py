@@ -10,9 +10,16 @@ torch.Size([20, 16, 24, 15])
 
 from __future__ import annotations
 
-from . import functional, modules, norm_modules, sync
+from . import dropouts, functional, modules, norm_modules, sync
+from .dropouts import *  # noqa: F403
 from .modules import *  # noqa: F403
 from .norm_modules import *  # noqa: F403
 from .sync import *  # noqa: F403
 
-__all__ = [*modules.__all__, *norm_modules.__all__, *sync.__all__, "functional"]
+__all__ = [
+    *modules.__all__,
+    *norm_modules.__all__,
+    *sync.__all__,
+    *dropouts.__all__,
+    "functional",
+]

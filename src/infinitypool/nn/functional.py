@@ -8,7 +8,7 @@ the same type of exception, unless it uses one of the forms that PyTorch does no
 - every integer dtype, and bool in the maxima (the mean of integers truncates, as PyTorch's)
 
 Beside PyTorch's functions there are kinds that it does not have: minima, generalised means,
-quantiles, draws, blurs, pyramids and pools of whole planes.
+quantiles, draws, blurs, pyramids and pools of whole planes. And there is dropout.
 
 >>> import torch
 >>> import infinitypool.nn.functional as F
@@ -47,6 +47,15 @@ from .composites import (
     spatial_pyramid_pool,
     spp,
     sppf,
+)
+from .dropouts import (
+    alpha_dropout,
+    dropout,
+    dropout1d,
+    dropout2d,
+    dropout3d,
+    dropout_add,
+    feature_alpha_dropout,
 )
 from .kinds import (
     gem_pool1d,
@@ -129,6 +138,7 @@ __all__ = [
     "add_instance_norm",
     "add_layer_norm",
     "add_rms_norm",
+    "alpha_dropout",
     "avg_pool1d",
     "avg_pool2d",
     "avg_pool3d",
@@ -136,6 +146,12 @@ __all__ = [
     "blur_pool1d",
     "blur_pool2d",
     "blur_pool3d",
+    "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
+    "dropout_add",
+    "feature_alpha_dropout",
     "fractional_max_pool2d",
     "fractional_max_pool2d_with_indices",
     "fractional_max_pool3d",

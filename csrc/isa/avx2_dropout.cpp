@@ -1,0 +1,2 @@
+#define INFINITYPOOL_ISA avx2
+#include "dropout.inl"

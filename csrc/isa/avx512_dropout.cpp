@@ -1,0 +1,2 @@
+#define INFINITYPOOL_ISA avx512
+#include "dropout.inl"

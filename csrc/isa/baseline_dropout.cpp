@@ -1,0 +1,2 @@
+#define INFINITYPOOL_ISA baseline
+#include "dropout.inl"

@@ -1,0 +1,2 @@
+#define INFINITYPOOL_ISA neon
+#include "dropout.inl"
