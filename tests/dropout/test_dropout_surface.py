@@ -75,6 +75,7 @@ def _copy(x):
     return x.clone() if isinstance(x, torch.Tensor) else x
 
 
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", NAMES)
 def test_odd_arguments_end_as_in_pytorch(name):
     """Accepted by PyTorch: the same shape, dtype and layout. Refused: the same exception type."""
