@@ -613,7 +613,7 @@ A dropped channel is multiplied by 0, any other by ``1 / (1 - p)``. Source: Tomp
 "Efficient Object Localization Using Convolutional Networks", 2015.
 
 Args:
-    input: tensor of shape {shapes}; any float dtype{notes}
+    input: tensor of shape {shapes} and any float dtype{notes}
     p, training, inplace, generator: as for :func:`dropout`
 
 Returns and raises:
@@ -688,7 +688,7 @@ def _channel_dropout(n: int) -> Callable[..., Tensor]:
     function.__doc__ = _CHANNELS_DOC.format(
         name=name,
         shapes=f"(N, C, {axes}) or (C, {axes})" if n != 2 else "(N, C, H, W) or (N, C, L)",
-        notes="; others are deprecated, as in PyTorch" if n > 1 else "",
+        notes="; PyTorch warns of any other rank,\n        and so does this" if n > 1 else "",
         few="another rank" if n == 1 else "too few axes",
         example=", ".join(["8", "64", *["3"] * n]),
     )
