@@ -151,11 +151,11 @@ class Case:
 
     @property
     def window(self) -> int:
-        """Elements of the largest window; in a backward pass, the summands of the longest sum."""
+        """Elements of the largest window; of a norm, the summands of its longest sum."""
         if self.op in NORMALISING:
             if self.measure in ("backward", "step"):
                 return max(self.region, self.outputs // prod(self.affine))
-            return self.region
+            return 1 if self.op == "batch_norm" and not self.trains else self.region
         if self.size:
             return prod(-(-n // self.size) + (n % self.size > 0) for n in self.shape[2:])
         return max(1, self.kernel) ** self.dims
@@ -642,14 +642,14 @@ def _small_planes() -> list[Case]:
 
 NORMS: tuple[Case, ...] = (
     *_norms(),
-    *_batch_norm_training(),
-    *_norms_of_rows(),
-    *_dropout(),
     *_norms_backward(),
     *_norms_out(),
+    *_batch_norm_training(),
+    *_small_planes(),
+    *_norms_of_rows(),
+    *_dropout(),
     *_fused(),
     *_norms_in_half(),
-    *_small_planes(),
     *_norms_saved(),
     *_norms_latency(),
 )

@@ -77,12 +77,28 @@ inline Pack<A> pack(const A* x, Index n, A rest) {
 }
 template <class A>
 inline double total(Pack<A> p) {
+#if defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 12)  // in registers
+  typedef float F8 __attribute__((vector_size(32)));
+  typedef double D8 __attribute__((vector_size(64)));
+  D8 d;
+  if constexpr (kLanes<A> == 16) {
+    const F8 low = __builtin_shufflevector(p, p, 0, 1, 2, 3, 4, 5, 6, 7);
+    const F8 high = __builtin_shufflevector(p, p, 8, 9, 10, 11, 12, 13, 14, 15);
+    d = __builtin_convertvector(low, D8) + __builtin_convertvector(high, D8);
+  } else {
+    d = p;
+  }
+  const auto q = __builtin_shufflevector(d, d, 0, 1, 2, 3) + __builtin_shufflevector(d, d, 4, 5, 6, 7);
+  const auto r = __builtin_shufflevector(q, q, 0, 1) + __builtin_shufflevector(q, q, 2, 3);
+  return r[0] + r[1];
+#else
   double lane[8];
   for (int i = 0; i < 8; ++i) {
     lane[i] = p[i];
     if constexpr (kLanes<A> == 16) lane[i] += double(p[i + 8]);
   }
   return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
+#endif
 }
 
 // Calls add(sum, other, read) for every pack of n elements in a fixed order; `read(x, rest)` reads from x the pack of

@@ -16,7 +16,7 @@ import pytest
 import infinitypool as ip
 from benchmarks import peers as libraries
 from benchmarks import timing
-from benchmarks.cases import CASES, FAMILY, LAYOUTS, WINDOWS, Bar, Case
+from benchmarks.cases import CASES, FAMILY, LAYOUTS, NORMS, WINDOWS, Bar, Case
 from benchmarks.peers import PEERS, disagreement
 from benchmarks.report import Row, judge
 
@@ -71,7 +71,9 @@ def test_the_other_promised_rows_are_there():
     assert {c.bar.saved for c in chosen(measure="saved", op="adaptive_max")} == {2}
     assert {c.bar.saved for c in chosen(measure="saved", op="adaptive_avg")} == {0}
     assert {c.bar.saved for c in chosen(measure="saved", op="avg")} == {0}
-    assert all(c.bar.latency == 10 for c in chosen(shape=(1, 8, 8, 8), measure="latency"))
+    for op in ("max", "avg"):
+        calls = chosen(shape=(1, 8, 8, 8), measure="latency", op=op)
+        assert {(c.front, c.bar.latency) for c in calls} == {("torch", 10), ("array", 10)}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -109,6 +111,74 @@ def test_the_other_promised_rows_of_the_family_are_there():
         assert row.reference.options == () and row.reference.nans == row.nans
 
 
+TRAINING, EVALUATION = (("training", True),), (("training", False),)
+GROUPS = (("num_groups", 8),)
+WHOLE, LAST = (("axes", 3),), (("axes", 1),)
+HALF = (("p", 0.5),)
+OF_PLANES = [("layer_norm", WHOLE), ("layer_norm", LAST)]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_promised_row_of_the_norms_is_there(layout):
+    both = {"layout": layout, "shape": BATCH, "dtype": "float32"}
+    norms = [("batch_norm", EVALUATION), ("group_norm", GROUPS), ("instance_norm", ())]
+    norms += OF_PLANES if layout == "planes" else []
+    for op, options in norms:
+        norm = {**both, "op": op, "options": options}
+        (fresh,) = chosen(**norm, measure="forward", result="allocated")
+        assert fresh.bar.pytorch == 3 and fresh.bar.peers
+        assert {"PyTorch", "torch.compile", "ONNX Runtime"} <= set(fresh.against)
+        (out,) = chosen(**norm, measure="forward", result="out")
+        assert out.bar.floor == 2 and out.floor_kind == "copy" and out.front == "array"
+        (backward,) = chosen(**norm, measure="backward")
+        assert backward.bar.pytorch == 2.5
+    training = {**both, "op": "batch_norm", "options": TRAINING}
+    (forward,) = chosen(**training, measure="forward")
+    assert (forward.bar.pytorch, forward.bar.passes) == (3, 1.5)
+    assert forward.floor_kind == "passes"
+    assert forward.moved_bytes // (4 * forward.outputs) == 3
+    (backward,) = chosen(**training, measure="backward")
+    assert backward.bar.pytorch == 2.5
+    (channels,) = chosen(**both, op="dropout2d", measure="forward")
+    assert channels.bar.pytorch == 3
+    for shape in ((32, 256, 14, 14), (32, 512, 7, 7)):
+        assert chosen(op="batch_norm", layout=layout, shape=shape, measure="step", options=TRAINING)
+
+
+def test_the_other_promised_rows_of_the_norms_are_there():
+    for op in ("layer_norm", "rms_norm"):
+        for shape in ((4096, 768), (4096, 4096)):
+            rows = chosen(op=op, shape=shape, options=LAST, dtype="float32")
+            assert {c.measure for c in rows} == {"forward", "backward"}
+            assert all(c.bar.pytorch == 1 for c in rows)
+    for p in (0.5, 0.1):
+        dropout = {"op": "dropout", "shape": BATCH, "options": (("p", p),)}
+        (forward,) = chosen(**dropout, measure="forward")
+        assert (forward.bar.pytorch, forward.bar.floor) == (20, 1.5)
+        assert chosen(**dropout, measure="backward")
+    (dropout,) = chosen(op="dropout", measure="saved")
+    assert dropout.bar.saved == 0
+    kept = {(c.op, c.options): c.bar.saved for c in NORMS if c.measure == "saved"}
+    elements = 8 * 16 * 64 * 64  # and two float64 for each of 8 * 16 planes, two float32 a channel
+    assert kept["instance_norm", ()] == 4 + (2 * 8 * 8 * 16 + 2 * 4 * 16) / elements
+    assert kept["layer_norm", LAST] == 4 + 2 * 8 / 64 + 2 * 4 * 64 / elements
+    calls = [c for c in NORMS if c.measure == "latency"]
+    assert {(c.bar.latency, c.shape) for c in calls} == {(15, (1, 8, 8, 8))}
+    for op in ("batch_norm", "instance_norm", "group_norm", "layer_norm", "rms_norm"):
+        assert "array" in {c.front for c in calls if c.op == op}
+    for op in ("batch_norm", "instance_norm", "layer_norm", "dropout", "dropout2d"):
+        found = {(c.front, c.graph) for c in calls if c.op == op and c.front != "array"}
+        assert found == {(front, graph) for front in ("torch", "module") for graph in (False, True)}
+    assert {c.options for c in calls if c.op == "batch_norm"} == {TRAINING, EVALUATION}
+    fused = {(c.op, dict(c.options).get("activation")) for c in NORMS if c.group == "fused"}
+    assert fused == {
+        ("batch_norm", "relu"), ("layer_norm", "gelu"), ("group_norm", "silu"),
+        ("add_layer_norm", None), ("dropout_add", None),
+    }  # fmt: skip
+    for op in ("batch_norm", "layer_norm"):
+        assert {"bfloat16", "float16"} < {c.dtype for c in NORMS if c.op == op}
+
+
 CASE = Case("g", "max", (1, 1, 8, 8), 2, 2, 0, Bar())
 
 
@@ -129,6 +199,8 @@ CASE = Case("g", "max", (1, 1, 8, 8), 2, 2, 0, Bar())
         (Bar(read=1.5), {"seconds": {"infinitypool": 1.4}, "floor_speed": 320}, True),
         (Bar(read=1.5), {"seconds": {"infinitypool": 1.6}, "floor_speed": 320}, False),
         (Bar(read=1.5), {"seconds": {"infinitypool": 1.4}}, None),
+        (Bar(passes=1.5), {"seconds": {"infinitypool": 1.4}, "floor_speed": 320}, True),
+        (Bar(passes=1.5), {"seconds": {"infinitypool": 1.6}, "floor_speed": 320}, False),
         (Bar(versus=(("SciPy", 10),)), {"seconds": {"infinitypool": 1, "SciPy": 10}}, True),
         (Bar(versus=(("SciPy", 10),)), {"seconds": {"infinitypool": 1, "SciPy": 9.9}}, False),
         (Bar(versus=(("SciPy", 10),)), {"seconds": {"infinitypool": 1, "OpenCV": 99}}, None),
@@ -144,6 +216,34 @@ CASE = Case("g", "max", (1, 1, 8, 8), 2, 2, 0, Bar())
 )
 def test_verdicts(bar, measured, passed):
     assert judge(Row(replace(CASE, bar=bar), **measured)).passed is passed
+
+
+def test_the_floor_of_three_passes_is_a_read_and_a_copy():
+    floor = timing.Floor(4096, 1)
+    ways = floor.contenders("passes")
+    assert {way.name.partition(":")[0] for way in ways} == {"copy", "read"}
+    for way in ways:  # a copy of the whole takes five seconds, a read of it two
+        way.samples = [5.0 if way.name.startswith("copy") else 2.0]
+    assert floor.speed(ways) == pytest.approx(3 * 4096 / 7)
+    copies = [way for way in ways if way.name.startswith("copy")]
+    assert floor.speed(copies) == pytest.approx(2 * 4096 / 5)
+
+
+def test_other_draws_agree_and_another_probability_does_not():
+    random = np.random.default_rng(2)
+    x = random.standard_normal((2, 8, 64, 64), dtype=np.float32)
+
+    def dropped(p: float, scale: float) -> np.ndarray:
+        return np.where(random.random(x.shape) < p, 0, x * np.float32(scale))
+
+    case = Case("g", "dropout", x.shape, options=HALF)
+    assert not disagreement(case, dropped(0.5, 2), dropped(0.5, 2))
+    assert "share" in disagreement(case, dropped(0.5, 2), dropped(0.45, 2))
+    assert "kept" in disagreement(case, dropped(0.5, 2), dropped(0.5, 1.99))
+    added = Case("g", "dropout_add", x.shape, options=HALF)
+    ground = libraries.residual(added)
+    assert not disagreement(added, dropped(0.5, 2) + ground, dropped(0.5, 2) + ground)
+    assert disagreement(added, dropped(0.5, 2) + ground, dropped(0.5, 2))
 
 
 def test_a_result_of_another_value_is_noticed():
@@ -185,15 +285,22 @@ def test_places_for_unpooling_lie_in_their_windows():
 
 
 @pytest.mark.parametrize(
-    "case", [c.tiny() for c in FAMILY if c.measure != "saved"], ids=lambda case: case.name
+    "case",
+    [c.tiny() for c in (*FAMILY, *NORMS) if c.measure != "saved"],
+    ids=lambda case: case.name,
 )
 def test_everyone_computes_the_same(case):
     """A compiled graph is PyTorch's eager call again and takes seconds to build."""
-    data = timing.Data(case, 2)
+    with libraries.recording(case):
+        compare(case, timing.Data(case, 2))
+
+
+def compare(case: Case, data: timing.Data) -> None:
     mine = libraries.ours(case, data)
     expected = mine.to_numpy(mine.call(1))
     values = expected[0] if isinstance(expected, tuple) else expected
-    assert values.shape == (case.shape if case.measure == "backward" else case.output_shape)
+    of_input = case.measure in ("backward", "step")
+    assert values.shape == (case.shape if of_input else case.output_shape)
     assert np.isfinite(values).all()
     assert np.isnan(data.arrays[1]).any() == (case.nans > 0)
     took_part = set()
@@ -204,7 +311,7 @@ def test_everyone_computes_the_same(case):
             continue
         assert not disagreement(case, expected, peer.to_numpy(peer.call(1))), name
         took_part.add(name)
-    needed = {"PyTorch"} if "PyTorch" in case.against else set()
+    needed = {"PyTorch"} & set(case.against)
     needed |= {name for name, _ in case.bar.versus if find_spec(MODULES[name])}
     assert needed <= took_part
 
@@ -216,7 +323,7 @@ def test_the_machinery_on_toy_sizes(tmp_path):
         [sys.executable, "-m", "benchmarks.run", "--tiny", "--peers", "pytorch", "--out",
          str(tmp_path)],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -225,5 +332,5 @@ def test_the_machinery_on_toy_sizes(tmp_path):
     assert [row["name"] for row in report["rows"] if row["wrong"]] == []
     table = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert all(case.tiny().name in table for case in CASES)
-    for name in ("chart.png", "family.png"):
+    for name in ("chart.png", "family.png", "norms.png"):
         assert (tmp_path / name).stat().st_size > 10_000

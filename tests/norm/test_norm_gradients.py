@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 
 import norm_oracle as no
 import numpy as np
@@ -25,6 +27,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import infinitypool.nn.functional as IF
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 F64 = torch.float64
 
 
@@ -117,6 +120,31 @@ def test_gradcheck_with_a_residual(name):
         leaves.insert(1, randn(rng, call.x.shape, F64).requires_grad_())
         run = _function(call, residual=True)
         assert gradcheck(lambda *t, run=run, which=which: run(*t)[which], leaves)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_sum_is_used_as_well(name):
+    """What comes back through the sum is added, once and again in every dtype."""
+    rng = np.random.default_rng(9)
+    for dtype, last in itertools.product((F64, torch.float32, torch.bfloat16), (False, True)):
+        shape = (3, 4, 6, 5)
+        x, residual, grad, grad_sum = (randn(rng, shape, dtype) for _ in range(4))
+        if last:
+            x = x.contiguous(memory_format=FORMATS[4])
+        call = Call(name, x, groups=2, trailing=3, activation="gelu")
+        leaves = [t.clone().requires_grad_() for t in (x, residual)]
+        y, total = call.run(leaves[0], residual=leaves[1])
+        torch.autograd.backward([y, total], [grad, grad_sum])
+        want = call.expected_gradients(grad, x + residual)
+        more = call.view(grad_sum)
+        eps = torch.finfo(dtype).eps
+        bound = want.x_bound + eps * (np.abs(want.x) + np.abs(more.astype(float)))
+        for leaf in leaves:
+            call.check(leaf.grad, want.x + more.astype(want.x.dtype), bound, x, name)
+        (again,) = torch.autograd.grad(
+            call.run(leaves[0], residual=leaves[1])[1], leaves[0], grad_sum
+        )
+        assert torch.equal(again, grad_sum)
 
 
 @pytest.mark.parametrize("name", [*NAMES, "given"])
@@ -334,6 +362,26 @@ def test_what_is_kept(name, activation):
     own = {t.untyped_storage().data_ptr() for t in (total, weight, bias) if t is not None}
     more = {where: row for where, row in kept.items() if where not in own}
     assert sum(row[0] for row in more.values()) <= 2 * 8 * regions, more
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_let_go(name):
+    """Nor is anything held out of the hooks' sight: results and summands go when nobody has them."""
+    rng = np.random.default_rng(8)
+    leaf = randn(rng, (2, 4, 3, 3), torch.float32).requires_grad_()
+    call = Call(name, leaf.detach(), groups=2, trailing=3, activation="silu")
+    x, residual = leaf * 1, leaf * 2
+    y, total = call.run(x, residual=residual)
+    gone = [weakref.ref(t) for t in (x, residual, y)]
+    graph = y.grad_fn
+    del x, residual, y
+    gc.collect()
+    assert [ref() is None for ref in gone] == [True] * 3 and graph is not None
+    y = call.run(leaf)
+    gone, graph = weakref.ref(y), y.grad_fn
+    del y
+    gc.collect()
+    assert gone() is None and graph is not None
 
 
 def test_nothing_is_kept_without_a_gradient():

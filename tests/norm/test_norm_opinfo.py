@@ -11,7 +11,10 @@ import infinitypool.nn as inn
 import infinitypool.nn.functional as IF
 from torch_compare import call_text, outcome, parts, same_strides
 
-pytestmark = pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight"),
+]
 
 # What the database held when this was written; fewer would be a test that quietly shrank.
 AT_LEAST = {

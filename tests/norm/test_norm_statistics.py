@@ -71,6 +71,14 @@ def test_a_mean_far_from_zero(n, mean, place):
     check_statistics(values, place, mean_within=100 * within, var_within=within)
 
 
+def _parameter_axes(place, x, reduced):
+    """None, one for each region, and, where the core takes them, one for each place in a run."""
+    yield ()
+    yield tuple(a for a in range(x.ndim) if a not in reduced)
+    if place != "columns":
+        yield reduced[-1:]
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_results_far_from_zero(place):
     """A mean of 10^4 costs a result nothing that the input still had."""
@@ -78,17 +86,20 @@ def test_results_far_from_zero(place):
     for dtype, mean in ((F32, 1e4), (F32, -3e5), (np.dtype(np.float64), 1e9)):
         values = (mean + rng.standard_normal((5, 4000))).astype(dtype)
         x, reduced = PLACES[place](values)
-        norm = no.Norm(reduced)
-        native = Native(norm, x)
-        native.normalize()
-        want = no.forward(norm, x).values
-        # Statistics of float32 are float64: x - center is exact, and what center leaves over is in
-        # the shift, so some roundings of the result remain. In float64 the mean itself is rounded.
-        u = oracle.epsilon(dtype)
-        error, within = np.abs(native.out - want).max(), 64 * u
-        if dtype != F32:
-            within += 2 * u * abs(mean)
-        assert error <= within, f"{place} {mean} {error}"
+        for parameters in _parameter_axes(place, x, reduced):
+            norm = no.Norm(reduced, parameters)
+            w, b = rng.uniform(0.5, 1, (2, *norm.parameter_shape(x.shape))).astype(dtype)
+            native = Native(norm, x)
+            native.normalize(w, b)
+            want = no.forward(norm, x, w, b).values
+            # Statistics of float32 are float64: x - center is exact, and what center leaves over is
+            # in the shift, so some roundings of the result remain. In float64 the mean itself is
+            # rounded.
+            u = oracle.epsilon(dtype)
+            error, within = np.abs(native.out - want).max(), 64 * u
+            if dtype != F32:
+                within += 2 * u * abs(mean)
+            assert error <= within, f"{place} {mean} {parameters} {error}"
 
 
 @pytest.mark.parametrize("activation", ["none", "silu"])
@@ -98,10 +109,8 @@ def test_gradients_far_from_zero(place, activation):
     rng = np.random.default_rng(1)
     x, reduced = PLACES[place]((1e4 + rng.standard_normal((5, 4000))).astype(F32))
     g = (1 + rng.standard_normal(x.shape)).astype(F32)
-    for parameters in (tuple(a for a in range(x.ndim) if a not in reduced), reduced[-1:]):
+    for parameters in _parameter_axes(place, x, reduced):
         norm = no.Norm(reduced, parameters, activation=activation)
-        if len(reduced) == 1 and parameters == reduced and place == "columns":
-            continue  # the core takes no parameters along such rows
         w, b = (rng.standard_normal((2, *norm.parameter_shape(x.shape))) + 0.5).astype(F32)
         native = Native(norm, x, other=g)
         dx, dw, db = native.gradient(*native.statistics(), w, b)

@@ -17,6 +17,7 @@ import infinitypool as ip
 import infinitypool.nn as inn
 import infinitypool.nn.functional as IF
 from infinitypool.nn import norm_modules, norms
+from infinitypool.spec import TORCH, norm_spec, norm_spec_from_text
 
 pytestmark = pytest.mark.once
 
@@ -131,6 +132,45 @@ def test_every_function_is_public():
         assert name in IF.__all__ and getattr(IF, name) is getattr(norms, name)
     assert set(norm_modules.__all__) < set(inn.__all__)
     assert all(name in ip.__all__ for name in NORMS)
+
+
+def test_specs_cross_the_dispatcher_as_text():
+    fronts = {"front": TORCH}
+    for spec in (
+        norm_spec("batch_norm", "batch", eps=1e-5, **fronts),
+        norm_spec("add_instance_norm", "instance", eps=0.0, activation="gelu", **fronts),
+        norm_spec("group_norm", "group", eps=1e-300, num_groups=3, activation="relu", **fronts),
+        norm_spec("layer_norm", "layer", eps=0.1, normalized_shape=(5, 3), **fronts),
+        norm_spec("rms_norm", "rms", eps=None, normalized_shape=[7], **fronts),
+        norm_spec("rms_norm", "rms", eps=None, axes=(2, 0), ndim=3),
+        norm_spec("group_norm", "group", eps=1e-5, num_groups=1, channel_axis=-1, ndim=4),
+        norm_spec("x", "batch", eps=1, activation="leaky_relu", negative_slope=-0.3),
+    ):
+        assert norm_spec_from_text(spec.text) == spec
+        for broken in (
+            spec.text + " more=1",
+            spec.text.replace("kind=", "kin="),
+            spec.text.replace("front=", "front=x"),
+            spec.text.replace("eps=", "eps=x"),
+            spec.text + " activation=tanh",
+            spec.text + " slope=a",
+            spec.function,
+            "",
+        ):
+            with pytest.raises(ValueError, match="no spec of a norm"):
+                norm_spec_from_text(broken)
+    for text in (
+        "layer_norm kind=layer front=numpy eps=1e-05 axes=1",
+        "layer_norm kind=layer front=numpy eps=1e-05 axes=-1,-1",
+        "layer_norm kind=layer front=numpy eps=1e-05 channel_axis=1",
+        "layer_norm kind=layer front=torch eps=1e-05 axes=-2,-1 normalized_shape=3",
+        "batch_norm kind=batch front=torch eps=1e-05 axes=-1",
+        "batch_norm kind=batch front=torch eps=1e-05 groups=2",
+        "batch_norm kind=batch front=torch eps=1e-05 channel_axis=-1",
+        "group_norm kind=group front=torch eps=1e-05 channel_axis=1",
+    ):
+        with pytest.raises(ValueError, match="no spec of a norm"):
+            norm_spec_from_text(text)
 
 
 # --- layouts -------------------------------------------------------------------------------

@@ -27,6 +27,8 @@ import infinitypool.nn as inn
 import infinitypool.nn.functional as IF
 import oracle
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.mark.parametrize("name", NAMES)
 @given(data=st.data())

@@ -535,23 +535,30 @@ class _Normalised(torch.autograd.Function):
                 out, total, statistics = _through(
                     x, residual, weight, bias, mean, var, text, True, momentum
                 )
-        given = (mean, var) if momentum is None else (None, None)
-        ctx.save_for_backward(x if total is None else total, weight, bias, statistics, *given)
-        ctx.text, ctx.direct = text, direct
-        ctx.set_materialize_grads(False)
+        ctx.case = text, direct
+        if total is not None:
+            ctx.set_materialize_grads(False)
+            x = total
+        if statistics is None:
+            ctx.save_for_backward(x, weight, bias, None, mean, var)
+        else:
+            ctx.save_for_backward(x, weight, bias, statistics)
         return out if total is None else (out, total)
 
     @staticmethod
     def backward(ctx: Any, grad: Optional, grad_total: Optional = None) -> tuple[Any, ...]:
         needs = ctx.needs_input_grad
+        text, direct = ctx.case
         if grad is None:
             of_x, of_weight, of_bias = grad_total, None, None
         else:
             wanted = [needs[0] or needs[1], needs[2], needs[3]]
-            arguments = grad, *ctx.saved_tensors, ctx.text, wanted
+            x, weight, bias, statistics, *given = ctx.saved_tensors
+            mean, var = given or (None, None)
+            arguments = grad, x, weight, bias, statistics, mean, var, text, wanted
             if _grad_enabled():
                 of_x, of_weight, of_bias = _composed_backward(*arguments)
-            elif ctx.direct and _keys(grad) == _ORDINARY and not _watched():
+            elif direct and _keys(grad) == _ORDINARY and not _watched():
                 of_x, of_weight, of_bias = _norm_backward(*arguments)
             elif transforms() is not None or is_legacy_batchedtensor(grad):
                 of_x, of_weight, of_bias = _composed_backward(*arguments)

@@ -7,13 +7,13 @@ finds the same bits. Backward does the same with two sums.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..plan import Cache
 from ..spec import TORCH, NormSpec, norm_spec
@@ -94,12 +94,12 @@ class _Synchronised(torch.autograd.Function):
     ) -> Tensor:
         running = {"running_mean": running_mean, "running_var": running_var}
         norm_ops._check(spec, x, {"weight": weight, "bias": bias}, running, False)
-        channels, kept = x.shape[1], (weight, bias)
-        weight, bias = norm_ops._contiguous(weight), norm_ops._contiguous(bias)
-        own = torch.zeros(2 * channels + 1, dtype=torch.float64)
+        channels = x.shape[1]
+        scale, shift = norm_ops._contiguous(weight), norm_ops._contiguous(bias)
+        own = x.new_zeros(2 * channels + 1, dtype=torch.float64)
         if x.numel():
-            source = norm_ops._readable(spec, x, weight, bias)
-            plan = _native(spec, source, None, weight, bias, own)
+            source = norm_ops._readable(spec, x, scale, shift)
+            plan = _native(spec, source, None, scale, shift, own)
             plan.native.statistics(source.data_ptr(), own.data_ptr(), own.data_ptr() + 8 * channels)
             own[-1] = x.numel() // channels
         statistics, count = _merged(_of_all(own, group), channels)
@@ -112,49 +112,77 @@ class _Synchronised(torch.autograd.Function):
         if running_mean is not None and count:
             _move(running_mean, statistics[0], momentum)
             _move(running_var, statistics[1] * (count / (count - 1)), momentum)
-        ctx.save_for_backward(x, kept[0], kept[1], statistics)
+        ctx.save_for_backward(x, weight, bias, statistics)
         ctx.spec, ctx.group, ctx.count = spec, group, count
         if not x.numel():
             return torch.empty_like(x)
         out = recycled(x, plan.shape, plan.strides, x.dtype)
         plan.native.apply(
-            source.data_ptr(), out.data_ptr(), norm_ops._address(weight), norm_ops._address(bias),
+            source.data_ptr(), out.data_ptr(), norm_ops._address(scale), norm_ops._address(shift),
             statistics[0].data_ptr(), statistics[1].data_ptr(),
         )  # fmt: skip
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Optional, ...]:
-        x, weight, bias, statistics = ctx.saved_tensors
-        spec, of_x, of_weight, of_bias = ctx.spec, None, None, None
-        mean, var = statistics
-        factor = norm_ops._contiguous(weight)
-        sums = torch.zeros_like(statistics)
+        wanted = ctx.needs_input_grad[:3]
+        arguments = grad, *ctx.saved_tensors, ctx.count, ctx.spec, ctx.group, wanted
+        found = _Once.apply(*arguments) if torch.is_grad_enabled() else _gradients(*arguments)
+        return *found, None, None, None, None, None
+
+
+def _gradients(
+    grad: Tensor,
+    x: Tensor,
+    weight: Optional,
+    bias: Optional,
+    statistics: Tensor,
+    count: float,
+    spec: NormSpec,
+    group: Any,
+    wanted: Sequence[bool],
+) -> tuple[Optional, Optional, Optional]:
+    """Those of the input, the weight and the bias. The last two are of this process alone."""
+    of_x = of_weight = of_bias = None
+    mean, var = statistics
+    scale = norm_ops._contiguous(weight)
+    sums = torch.zeros_like(statistics)
+    if x.numel():
+        source = norm_ops._readable(spec, x, scale, None)
+        grad = norm_ops._alongside(grad, source)
+        plan = _native(spec, source, grad, scale, None, statistics)
+        places = source.data_ptr(), grad.data_ptr()
+        plan.native.gradient_sums(*places, mean.data_ptr(), sums.data_ptr())
+    if wanted[0]:
+        of_all = torch.zeros_like(sums)
+        for row in _of_all(sums, group):
+            of_all += row.view_as(sums)
         if x.numel():
-            source = norm_ops._readable(spec, x, factor, None)
-            grad = norm_ops._alongside(grad, source)
-            plan = _native(spec, source, grad, factor, None, statistics)
-            places = source.data_ptr(), grad.data_ptr()
-            plan.native.gradient_sums(*places, mean.data_ptr(), sums.data_ptr())
-        if ctx.needs_input_grad[0]:
-            of_all = torch.zeros_like(sums)
-            for row in _of_all(sums, ctx.group):
-                of_all += row.view_as(sums)
-            if x.numel():
-                of_x = recycled(x, plan.shape, plan.strides, x.dtype)
-                plan.native.gradient_apply(
-                    *places, of_x.data_ptr(), norm_ops._address(factor), mean.data_ptr(),
-                    var.data_ptr(), of_all.data_ptr(), ctx.count,
-                )  # fmt: skip
-            else:
-                of_x = torch.empty_like(x)
-        if ctx.needs_input_grad[1]:
-            deviation = (var + spec.eps).sqrt()
-            of_weight = (sums[1] / deviation).to(weight.dtype).view(weight.shape)
-        if ctx.needs_input_grad[2]:
-            of_bias = sums[0].to(bias.dtype).view(bias.shape)
-        return of_x, of_weight, of_bias, None, None, None, None, None
+            of_x = recycled(x, plan.shape, plan.strides, x.dtype)
+            plan.native.gradient_apply(
+                *places, of_x.data_ptr(), norm_ops._address(scale), mean.data_ptr(),
+                var.data_ptr(), of_all.data_ptr(), count,
+            )  # fmt: skip
+        else:
+            of_x = torch.empty_like(x)
+    if wanted[1]:
+        deviation = (var + spec.eps).sqrt()
+        of_weight = (sums[1] / deviation).to(weight.dtype).view(weight.shape)
+    if wanted[2]:
+        of_bias = sums[0].to(bias.dtype).view(bias.shape)
+    return of_x, of_weight, of_bias
+
+
+class _Once(torch.autograd.Function):
+    """The gradient, where somebody asks for a graph through it. The place of its derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> tuple[Optional, ...]:
+        return _gradients(*arguments)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> Any:
+        raise NotImplementedError("SyncBatchNorm: the gradient is not differentiable a second time")
 
 
 _Theirs = torch.nn.SyncBatchNorm
@@ -187,9 +215,10 @@ class SyncBatchNorm(norm_modules._BatchNorm, torch.nn.modules.batchnorm._BatchNo
             where the inputs of all processes have one value per channel together
         RuntimeError: for shapes and dtypes that do not go together; and where another process
             does not take part, at the latest when the process group's timeout has passed
+        NotImplementedError: for an input that is not of floats, and for the derivative of the
+            gradient where there are several processes
 
-    Every process must call forward, and backward where one does, as often as the others. The
-    gradient is not differentiable a second time.
+    Every process must call forward, and backward where one does, as often as the others.
 
     Source: Ioffe and Szegedy, Batch Normalization: Accelerating Deep Network Training by Reducing
     Internal Covariate Shift, 2015, https://arxiv.org/abs/1502.03167. Statistics are merged as in
