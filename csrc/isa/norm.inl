@@ -126,38 +126,44 @@ inline bool finite(double a, double b) { return (a - a) + (b - b) == 0; }
 
 // Deviations from a first mean are small, so their squares do not cancel, and their sum corrects that mean.
 template <class A>
-void moments(const void* x_, Index n, bool centered, double* mean, double* square) {
-  auto* x = static_cast<const A*>(x_);
-  double sums[2] = {};
-  if (!centered) {
-    sum_packs<A>(n, sums, [x](Pack<A>& square, Pack<A>&, auto read) {
-      const Pack<A> v = read(x, A(0));
-      square += v * v;
-    });
-    *mean = 0;
-    *square = sums[0];
-  } else {
-    sum_packs<A>(n, sums, [x](Pack<A>& sum, Pack<A>&, auto read) { sum += read(x, A(0)); });
-    const A first = A(sums[0] / double(n));
-    const Pack<A> center = spread(first);
-    sum_packs<A>(n, sums, [x, center, first](Pack<A>& sum, Pack<A>& square, auto read) {
-      const Pack<A> d = read(x, first) - center;
-      sum += d;
-      square += d * d;
-    });
-    *mean = double(first) + sums[0] / double(n);
-    *square = sums[1] - sums[0] * sums[0] / double(n);
-  }
-  if (sizeof(A) == 8 || finite(*mean, *square)) return;
-  // Beyond a float's range, or not finite in truth.
-  double m = 0, q = 0;
+void moments(const void* x_, Index pitch, Index n, int rows, bool centered, double* mean, double* square) {
+  const auto row = [=](int r) { return static_cast<const A*>(x_) + r * pitch; };
+  const double count = double(n);
+  double sums[kNormFew][2];
+  A first[kNormFew] = {};
   if (centered) {
-    for (Index i = 0; i < n; ++i) m += double(x[i]);
-    m /= double(n);
+    for (int r = 0; r < rows; ++r)
+      sum_packs<A>(n, sums[r], [x = row(r)](Pack<A>& sum, Pack<A>&, auto read) { sum += read(x, A(0)); });
+    for (int r = 0; r < rows; ++r) first[r] = A(sums[r][0] / count);
+    for (int r = 0; r < rows; ++r) {
+      const Pack<A> center = spread(first[r]);
+      sum_packs<A>(n, sums[r], [x = row(r), center, f = first[r]](Pack<A>& sum, Pack<A>& square, auto read) {
+        const Pack<A> d = read(x, f) - center;
+        sum += d;
+        square += d * d;
+      });
+    }
+  } else {
+    for (int r = 0; r < rows; ++r)
+      sum_packs<A>(n, sums[r], [x = row(r)](Pack<A>&, Pack<A>& square, auto read) {
+        const Pack<A> v = read(x, A(0));
+        square += v * v;
+      });
   }
-  for (Index i = 0; i < n; ++i) q += (double(x[i]) - m) * (double(x[i]) - m);
-  *mean = m;
-  *square = q;
+  for (int r = 0; r < rows; ++r) {
+    const double off = centered ? sums[r][0] / count : 0;
+    mean[r] = double(first[r]) + off;
+    square[r] = sums[r][1] - (centered ? sums[r][0] * off : 0);
+    if (sizeof(A) == 8 || finite(mean[r], square[r])) continue;
+    // Beyond a float's range, or not finite in truth.
+    const A* x = row(r);
+    double m = 0, q = 0;
+    for (Index i = 0; centered && i < n; ++i) m += double(x[i]);
+    m /= count;
+    for (Index i = 0; i < n; ++i) q += (double(x[i]) - m) * (double(x[i]) - m);
+    mean[r] = m;
+    square[r] = q;
+  }
 }
 
 // kPacks packs of columns at once, so that their sums stay in registers.

@@ -53,7 +53,7 @@ class NormBackward {
   }
 
   struct Coefficients {
-    NormRegion region{0, 1, 0, true};
+    NormRegion region;
     double b = 0, d = 0;
     // From A and B.
     void solve(double sum, double product, double n, bool centered) {
@@ -312,7 +312,7 @@ class NormBackward {
     template <class What>
     void each_region(const NormPlace& base, What what) const {
       Index known = -1;
-      NormRegion r{0, 1, 0, true};
+      NormRegion r;
       for (const NormSpan& s : c_.g.spans) {
         const Index region = base.region + s.region;
         if (region != known) r = c_.region(region), known = region;

@@ -58,9 +58,10 @@ void each_parameter(const NormSpan& s, What what) {
 
 // Mean and variance, and what they come to for one region.
 struct NormRegion {
-  double mean, rstd;
-  double center, low;  // the mean as an accumulator, and what that leaves over
+  double mean = 0, rstd = 1;
+  double center = 0, low = 0;  // the mean as an accumulator, and what that leaves over
 
+  NormRegion() = default;
   NormRegion(double mean, double var, double eps, bool single)
       : mean(mean), rstd(1 / __builtin_sqrt(var + eps)), center(single ? double(float(mean)) : mean),
         low(mean - center) {
@@ -187,12 +188,19 @@ void drive(const Call& call, const NormGeometry& g, Index pieces, NormOrder orde
       void run(std::size_t c) {
         const Index first = Index(c) * chunk, last = std::min(first + chunk, g.group_count);
         if (call.measures()) worker.open(Index(c), false);
-        for (Index group = first; group < last; ++group) {
+        for (Index group = first; group < last;) {
+          if constexpr (requires { worker.few(group, last, state.data()); }) {
+            if (const Index done = worker.few(group, last, state.data())) {
+              group += done;
+              continue;
+            }
+          }
           if (call.measures())
             for (Index p = 0; p < pieces; ++p) worker.measure(group, p, state.data());
           worker.finish_group(group, state.data());
           if (call.writes())
             for (Index p = 0; p < pieces; ++p) worker.write(group, p, state.data());
+          ++group;
         }
         if (call.measures()) worker.close(Index(c), false);
       }

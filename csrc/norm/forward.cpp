@@ -90,6 +90,9 @@ class NormForward {
             to_.take_room(s);
           }) {
       asks_ = to_.streams() && c_.g.row_count == 1;
+      along_ = c_.along();
+      if (c_.measures() && !c_.residual && !c_.g.columns && c_.g.row_count == 1 && c_.g.groups.size() <= 1)
+        few_ = std::min<Index>(kNormFew, kBlock / c_.g.run);
     }
     void open(Index, bool) {}
     void close(Index, bool) {}
@@ -106,11 +109,8 @@ class NormForward {
           double mean, square;
           const void* x = c_.residual ? sum_of(at, i, n)
                                       : port_.read(c_.x, at.x + i, n, 1, x_);
-          if (asks_) {
-            ahead_.consumed(advance(c_.x, at.x + i + n, c_.norm.size_));
-            ahead_.ask(n * Index(c_.norm.size_) / 2);
-          }
-          c_.k.moments(x, n, c_.a.centered, &mean, &square);
+          ask(at.x + i + n, n);
+          c_.k.moments(x, 0, n, 1, c_.a.centered, &mean, &square);
           sum.merge(double(n), mean, square);
         }
       }
@@ -138,38 +138,75 @@ class NormForward {
       if (c_.g.columns) return write_columns(base, piece, state);
       const NormPiece p = c_.pieces[piece];
       const auto& region = *reinterpret_cast<const NormRegion*>(c_.moments(state) + c_.pieces.count);
-      for (Index row = p.first_row; row < p.last_row; ++row) {
-        const NormPlace at = at_row(base, row);
-        double center = 0, scale, shift;
-        if (c_.statistics == Statistics::factors) {
-          c_.factors(base.region, &scale, &shift);
-        } else {
-          center = region.center;
-          if (c_.along()) scale = region.rstd, shift = -region.low * region.rstd;
-          else c_.affine(region, at.parameter, &scale, &shift);
-        }
-        for (Index i = p.first; i < p.last; i += kOut) {
-          const Index n = std::min(kOut, p.last - i), to = at.out + i * c_.g.out_step;
-          const void* x = c_.residual ? port_.read(c_.total, to, n, c_.g.out_step, x_)
-                                      : port_.read(c_.x, at.x + i, n, 1, x_);
-          Index whole = n;
-          void* y = to_.room(to, y_, &whole, n);
-          if (c_.along()) c_.k.affine_along(y, x, n, center, scale, shift, parameters(c_.weight, at.parameter + i),
-                                            parameters(c_.bias, at.parameter + i));
-          else c_.k.affine(y, x, n, center, scale, shift);
-          c_.k.activate(y, n, c_.a.activation, c_.a.slope);
-          to_.put(to, y, {1, n}, n);
-          if (asks_) ahead_.ask(n * Index(c_.norm.size_));
-        }
+      for (Index row = p.first_row; row < p.last_row; ++row) write_run(at_row(base, row), region, p.first, p.last, nullptr);
+    }
+
+    // Some groups at once where each is one short run, evenly apart. Gives their number, or 0 where they are not.
+    Index few(Index group, Index last, void*) {
+      if (!few_) return 0;
+      const NormDim d = c_.g.groups.empty() ? NormDim{} : c_.g.groups.front();
+      const Index n = std::min(last - group, few_);
+      double mean[kNormFew], square[kNormFew];
+      Index pitch = d.x;
+      const void* x = port_.read(c_.x, group * d.x, &pitch, {n, c_.g.run}, 1, x_);
+      ask(group * d.x + (n - 1) * d.x + c_.g.run, n * c_.g.run);
+      c_.k.moments(x, pitch, c_.g.run, int(n), c_.a.centered, mean, square);
+      NormRegion regions[kNormFew];
+      for (Index i = 0; i < n; ++i) {
+        const Index region = (group + i) * d.region;
+        const double var = square[i] / double(c_.g.region_size);
+        c_.keep(region, mean[i], var);
+        regions[i] = c_.region(region, mean[i], var);
       }
+      if (!c_.writes()) return n;
+      for (Index i = 0; i < n; ++i) {
+        const Index g = group + i;
+        write_run({g * d.x, g * d.out, g * d.other, g * d.region, g * d.parameter}, regions[i], 0, c_.g.run,
+                  advance(x, i * pitch, c_.k.size));
+      }
+      return n;
     }
 
    private:
     static constexpr Index kOut = 2048;
 
+    // Elements from first to last of a run; x, where they are accumulators already.
+    void write_run(const NormPlace& at, const NormRegion& region, Index first, Index last, const void* ready) {
+      double center = 0, scale, shift;
+      if (c_.statistics == Statistics::factors) {
+        c_.factors(at.region, &scale, &shift);
+      } else {
+        center = region.center;
+        if (along_) scale = region.rstd, shift = -region.low * region.rstd;
+        else c_.affine(region, at.parameter, &scale, &shift);
+      }
+      for (Index i = first; i < last; i += kOut) {
+        const Index n = std::min(kOut, last - i), to = at.out + i * c_.g.out_step;
+        const void* x = ready         ? advance(ready, i, c_.k.size)
+                        : c_.residual ? port_.read(c_.total, to, n, c_.g.out_step, x_)
+                                      : port_.read(c_.x, at.x + i, n, 1, x_);
+        Index whole = n;
+        void* y = to_.room(to, y_, &whole, n);
+        if (along_) c_.k.affine_along(y, x, n, center, scale, shift, parameters(c_.weight, at.parameter + i),
+                                      parameters(c_.bias, at.parameter + i));
+        else c_.k.affine(y, x, n, center, scale, shift);
+        if (c_.a.activation != Activation::none) c_.k.activate(y, n, c_.a.activation, c_.a.slope);
+        to_.put(to, y, {1, n}, n);
+        if (asks_) ahead_.ask(n * Index(c_.norm.size_));
+      }
+    }
+
+    // For what follows the first `end` elements of x.
+    void ask(Index end, Index n) {
+      if (!asks_) return;
+      ahead_.consumed(advance(c_.x, end, c_.norm.size_));
+      ahead_.ask(n * Index(c_.norm.size_) / 2);
+    }
+
     NormPlace at_row(const NormPlace& base, Index row) const {
       NormPlace at = place_of(c_.g.rows, row);
       at.x += base.x, at.out += base.out, at.other += base.other, at.parameter += base.parameter;
+      at.region = base.region;
       return at;
     }
     const void* parameters(const void* list, Index at) const { return list ? advance(list, at, c_.k.size) : nullptr; }
@@ -247,7 +284,7 @@ class NormForward {
       }
       std::vector<bool> kept(std::size_t(g.slots));
       Index known = -1;
-      NormRegion r{0, 1, 0, true};
+      NormRegion r;
       for (const NormSpan& s : g.spans) {
         const Index region = base.region + s.region;
         if (c_.statistics != Statistics::factors && s.slot != known) {
@@ -295,6 +332,8 @@ class NormForward {
     NormPort port_;
     NormTarget to_;
     ReadAhead ahead_;
+    bool along_ = false;
+    Index few_ = 0;  // how many groups at once
     bool asks_;  // for what the next group reads, which follows; not where the caches hold it anyway
     void* x_ = nullptr;
     void* y_ = nullptr;

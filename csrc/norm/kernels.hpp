@@ -21,6 +21,7 @@ struct NormRow {
   const void* x;
   double center, scale, shift;
 };
+inline constexpr int kNormFew = 8;
 inline constexpr int kNormRows = 4;  // added in one pass over their sums
 
 // Vectors along the columns of a group: center, scale and shift forward; backward a, b, center and d.
@@ -30,8 +31,9 @@ struct NormKernels {
   void (*store[kFloats])(void* dst, const void* src, Index n) = {};
   void (*add)(void* x, const void* y, Index n) = nullptr;  // x += y
 
-  // Mean and sum of squared deviations of at most kBlock elements; not centered, 0 and the sum of squares.
-  void (*moments)(const void* x, Index n, bool centered, double* mean, double* square) = nullptr;
+  // Mean and sum of squared deviations of at most kBlock elements; not centered, 0 and the sum of squares. For up to
+  // kNormFew rows, `pitch` apart: one's sums do not wait for the other's division.
+  void (*moments)(const void* x, Index pitch, Index n, int rows, bool centered, double* mean, double* square) = nullptr;
   // The same for every column, merged into what `before` rows have given.
   void (*column_moments)(const void* x, Index pitch, Tile tile, bool centered, Index before, double* mean,
                          double* square) = nullptr;
