@@ -70,10 +70,16 @@ inline void unpack(A* x, Pack<A> p) { std::memcpy(x, &p, sizeof p); }
 // The first n of a pack, and `rest` in the others.
 template <class A>
 inline Pack<A> pack(const A* x, Index n, A rest) {
+#if defined(__AVX512F__)
+  const auto mask = (1u << n) - 1;
+  if constexpr (kLanes<A> == 16) return Pack<A>(_mm512_mask_loadu_ps(_mm512_set1_ps(rest), __mmask16(mask), x));
+  else return Pack<A>(_mm512_mask_loadu_pd(_mm512_set1_pd(rest), __mmask8(mask), x));
+#else
   A lane[kLanes<A>];
   for (A& l : lane) l = rest;
   std::memcpy(lane, x, std::size_t(n) * sizeof(A));
   return pack(lane);
+#endif
 }
 template <class A>
 inline double total(Pack<A> p) {

@@ -71,6 +71,9 @@ class NormBackward {
             for (void** room : {&x_, &g_, &y_}) *room = s.take(NormPort::kRoom, c_.k.size);
             to_.take_room(s);
             asks_ = to_.streams() && c_.g.row_count == 1;
+            if (c_.measures() && !c_.call.given && !c_.call.all && !c_.activated() && !c_.g.columns &&
+                c_.g.row_count == 1 && c_.g.groups.size() <= 1 && !(c_.along() && !c_.g.groups.empty() && c_.g.groups.front().parameter))
+              few_ = std::min<Index>(kNormFew, kBlock / 2 / c_.g.run);
             if (c_.along() && c_.wants_parameters()) {
               const Index n = 2 * along_count();
               near_ = s.take(n, c_.k.size);
@@ -108,11 +111,7 @@ class NormBackward {
           const Index n = std::min(kBlock, p.last - i);
           const void* x = port_.read(c_.call.x, at.x + i, n, 1, x_);
           const void* g = gradient(region, at, i, n, x);
-          if (asks_) {
-            ahead_x_.consumed(advance(c_.call.x, at.x + i + n, c_.norm.size_));
-            ahead_g_.consumed(advance(c_.call.grad, at.other + (i + n) * c_.g.other_step, c_.norm.size_));
-          }
-          ask(n / 2);
+          ask(at, i + n, n);
           double sum[2];
           if (c_.along()) {
             if (c_.weight) c_.k.sums_along(g, x, n, region.center, advance(c_.weight, at.parameter + i, c_.k.size), sum);
@@ -169,30 +168,62 @@ class NormBackward {
       if (c_.g.columns) return write_columns(base, piece, state);
       const NormPiece p = c_.pieces[piece];
       const auto& k = *static_cast<const Coefficients*>(state);
-      const NormRegion& r = k.region;
       for (Index row = p.first_row; row < p.last_row; ++row) {
         const NormPlace at = at_row(base, row);
-        const double scale = r.rstd * (c_.along() ? 1 : c_.parameter_at(c_.weight, at.parameter, 1));
         for (Index i = p.first; i < p.last; i += kOut) {
-          const Index n = std::min(kOut, p.last - i), to = at.out + i * c_.g.out_step;
+          const Index n = std::min(kOut, p.last - i);
           const bool reads = !c_.call.given || c_.activated();
           const void* x = reads ? port_.read(c_.call.x, at.x + i, n, 1, x_) : nullptr;
-          const void* g = gradient(r, at, i, n, x);
-          Index whole = n;
-          void* y = to_.room(to, y_, &whole, n);
-          const void* weight = c_.along() && c_.weight ? advance(c_.weight, at.parameter + i, c_.k.size) : nullptr;
-          if (c_.call.given) {
-            if (weight) c_.k.affine_along(y, g, n, 0, scale, 0, weight, nullptr);
-            else c_.k.affine(y, g, n, 0, scale, 0);
-          } else if (weight) {
-            c_.k.gradient_along(y, g, x, n, scale, k.b, r.center, k.d, weight);
-          } else {
-            c_.k.gradient(y, g, x, n, scale, k.b, r.center, k.d);
-          }
-          to_.put(to, y, {1, n}, n);
-          ask(n);
+          write_run(at, k, i, n, x, gradient(k.region, at, i, n, x));
         }
       }
+    }
+
+    // Some groups at once where each is one short run, evenly apart. Gives their number, or 0 where they are not.
+    Index few(Index group, Index last, void*) {
+      if (!few_) return 0;
+      const NormDim d = c_.g.groups.empty() ? NormDim{} : c_.g.groups.front();
+      const Index n = std::min(last - group, few_), run = c_.g.run;
+      Index x_pitch = d.x, g_pitch = d.other;
+      const void* x = port_.read(c_.call.x, group * d.x, &x_pitch, {n, run}, 1, x_);
+      const void* g = port_.read(c_.call.grad, group * d.other, &g_pitch, {n, run}, c_.g.other_step, g_);
+      ask({group * d.x, 0, group * d.other}, (n - 1) * d.x + run, n * run);
+      Coefficients k[kNormFew];
+      NormRow rows[kNormFew];
+      double sum[kNormFew][2];
+      for (Index i = 0; i < n; ++i) {
+        NormRegion& r = k[i].region = c_.region((group + i) * d.region);
+        rows[i] = {advance(g, i * g_pitch, c_.k.size), advance(x, i * x_pitch, c_.k.size), r.center, r.rstd,
+                   -r.low * r.rstd};
+      }
+      for (Index i = 0; i < n; ++i) {
+        if (c_.along() && c_.weight) c_.k.sums_along(rows[i].g, rows[i].x, run, rows[i].center, weight(d, group + i), sum[i]);
+        else c_.k.sums(rows[i].g, rows[i].x, run, rows[i].center, sum[i]);
+        sum[i][1] -= k[i].region.low * sum[i][0];
+      }
+      if (near_) {
+        for (Index i = 0; i < n; i += kNormRows)
+          c_.k.parameters_along(near_, advance(near_, along_count(), c_.k.size), rows + i,
+                                int(std::min<Index>(kNormRows, n - i)), run);
+        if ((rows_ += n) >= kRows) flush();
+      }
+      for (Index i = 0; i < n; ++i) {
+        double* cell = sum[i];
+        if (!c_.along()) {
+          double* to = c_.sums + 2 * (group + i);
+          to[0] = cell[0], to[1] = cell[1];
+          const double w = c_.parameter_at(c_.weight, (group + i) * d.parameter, 1);
+          cell[0] *= w, cell[1] *= w;
+        }
+        k[i].solve(cell[0], cell[1], double(c_.g.region_size), c_.a.centered);
+      }
+      if (!c_.writes()) return n;
+      for (Index i = 0; i < n; ++i) {
+        const Index at = group + i;
+        write_run({at * d.x, at * d.out, at * d.other, at * d.region, at * d.parameter}, k[i], 0, run, rows[i].x,
+                  rows[i].g);
+      }
+      return n;
     }
 
    private:
@@ -204,6 +235,37 @@ class NormBackward {
       ahead_x_.ask(n * Index(c_.norm.size_));
       ahead_g_.ask(n * Index(c_.norm.size_));
     }
+    const void* weight(const NormDim& d, Index group) const {
+      return advance(c_.weight, group * d.parameter, c_.k.size);
+    }
+    // n elements of a run, from the i-th on.
+    void write_run(const NormPlace& at, const Coefficients& k, Index i, Index n, const void* x, const void* g) {
+      const NormRegion& r = k.region;
+      const bool along = c_.along() && c_.weight;
+      const double scale = r.rstd * (c_.along() ? 1 : c_.parameter_at(c_.weight, at.parameter, 1));
+      const void* weight = along ? advance(c_.weight, at.parameter + i, c_.k.size) : nullptr;
+      const Index to = at.out + i * c_.g.out_step;
+      Index whole = n;
+      void* y = to_.room(to, y_, &whole, n);
+      if (c_.call.given) {
+        if (along) c_.k.affine_along(y, g, n, 0, scale, 0, weight, nullptr);
+        else c_.k.affine(y, g, n, 0, scale, 0);
+      } else if (along) {
+        c_.k.gradient_along(y, g, x, n, scale, k.b, r.center, k.d, weight);
+      } else {
+        c_.k.gradient(y, g, x, n, scale, k.b, r.center, k.d);
+      }
+      to_.put(to, y, {1, n}, n);
+      ask(n);
+    }
+    // For what follows n elements of a run that starts at a place.
+    void ask(const NormPlace& at, Index end, Index n) {
+      if (!asks_) return;
+      ahead_x_.consumed(advance(c_.call.x, at.x + end, c_.norm.size_));
+      ahead_g_.consumed(advance(c_.call.grad, at.other + end * c_.g.other_step, c_.norm.size_));
+      ask(n / 2);
+    }
+
     bool across() const { return c_.pieces.parts > 1; }
     Index along_count() const { return across() ? c_.pieces.part : c_.g.parameter_count; }
     void add_pending() {
@@ -385,6 +447,7 @@ class NormBackward {
     NormTarget to_;
     ReadAhead ahead_x_, ahead_g_;
     bool asks_ = false;
+    Index few_ = 0;  // how many groups at once
     void* x_ = nullptr;
     void* g_ = nullptr;
     void* y_ = nullptr;
