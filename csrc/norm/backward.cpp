@@ -30,6 +30,7 @@ class NormBackward {
   bool needs_sums() const { return !call.given && !call.all; }
   bool measures() const { return wants_parameters() || call.sums || (call.out && needs_sums()); }
   bool writes() const { return call.out; }
+  bool sums_across() const { return along() && wants_parameters(); }  // over the groups
   std::size_t state_bytes() const {
     if (!g.columns) return sizeof(Coefficients) + 2 * sizeof(double) * std::size_t(pieces.count);
     return std::size_t(g.run) * (2 * sizeof(double) * std::size_t(pieces.count) + 5 * k.size);
@@ -466,7 +467,7 @@ class NormBackward {
     const Index elements = g.group_count * g.row_count * g.run;
     const int threads = elements < kParallelElements ? 1 : thread_count();
     const Index group_bytes = 2 * g.row_count * g.run * Index(norm.size_);
-    const bool sums_along = along() && wants_parameters();
+    const bool sums_along = sums_across();
     const bool across = along() && pieces.parts > 1;
     const bool many = sums_along || threads == 1 || (g.group_count >= 4 * threads && group_bytes <= kGroupBytes);
     const NormOrder order = across ? NormOrder::across : many ? NormOrder::groups : NormOrder::pieces;

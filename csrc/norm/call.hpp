@@ -215,7 +215,7 @@ void drive(const Call& call, const NormGeometry& g, Index pieces, NormOrder orde
   for (Index first = 0; first < g.group_count; first += batch) {
     const Index groups = std::min(batch, g.group_count - first);
     if (call.measures()) {
-      if (order == NormOrder::across)
+      if (order == NormOrder::across && call.sums_across())
         each(pieces, [&](Worker& w, Index p) {
           w.open(p, true);
           for (Index i = 0; i < groups; ++i) w.measure(first + i, p, state(i));

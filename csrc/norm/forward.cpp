@@ -43,9 +43,11 @@ class NormForward {
   const void* weight = nullptr;
   const void* bias = nullptr;
   NormPieces pieces{g};
+  bool across = true;
 
   bool measures() const { return statistics == Statistics::measured; }
   bool writes() const { return out; }
+  bool sums_across() const { return false; }
   bool along() const { return g.along && (weight || bias); }
   // Along a run: what its pieces came to, then its region. Columns: means and squares of every piece, and vectors.
   std::size_t state_bytes() const {
@@ -89,7 +91,7 @@ class NormForward {
             y_ = s.take(NormPort::kRoom, c_.k.size);
             to_.take_room(s);
           }) {
-      asks_ = to_.streams() && c_.g.row_count == 1;
+      asks_ = c_.g.group_count * c_.g.row_count * c_.g.run * Index(c_.norm.size_) >= Index(2 * kStreamBytes);
       along_ = c_.along();
       if (c_.measures() && !c_.residual && !c_.g.columns && c_.g.row_count == 1 && c_.g.groups.size() <= 1)
         few_ = std::min<Index>(kNormFew, kBlock / c_.g.run);
@@ -109,7 +111,7 @@ class NormForward {
           double mean, square;
           const void* x = c_.residual ? sum_of(at, i, n)
                                       : port_.read(c_.x, at.x + i, n, 1, x_);
-          ask(at.x + i + n, n);
+          ask(at.x + i + n, at.x + c_.g.run, n);
           c_.k.moments(x, 0, n, 1, c_.a.centered, &mean, &square);
           sum.merge(double(n), mean, square);
         }
@@ -139,6 +141,11 @@ class NormForward {
       const NormPiece p = c_.pieces[piece];
       const auto& region = *reinterpret_cast<const NormRegion*>(c_.moments(state) + c_.pieces.count);
       for (Index row = p.first_row; row < p.last_row; ++row) write_run(at_row(base, row), region, p.first, p.last, nullptr);
+      if (c_.across && group + 1 < c_.g.group_count) {  // the same piece of the next group
+        const NormPlace next = at_row(place_of(c_.g.groups, group + 1), p.first_row);
+        ahead_.consumed(advance(c_.x, next.x + p.first, c_.norm.size_));
+        ahead_.ask((p.last - p.first) * Index(c_.norm.size_) / 2);
+      }
     }
 
     // Some groups at once where each is one short run, evenly apart. Gives their number, or 0 where they are not.
@@ -149,7 +156,7 @@ class NormForward {
       double mean[kNormFew], square[kNormFew];
       Index pitch = d.x;
       const void* x = port_.read(c_.x, group * d.x, &pitch, {n, c_.g.run}, 1, x_);
-      ask(group * d.x + (n - 1) * d.x + c_.g.run, n * c_.g.run);
+      ask(group * d.x + (n - 1) * d.x + c_.g.run, 0, n * c_.g.run);
       c_.k.moments(x, pitch, c_.g.run, int(n), c_.a.centered, mean, square);
       NormRegion regions[kNormFew];
       for (Index i = 0; i < n; ++i) {
@@ -196,10 +203,10 @@ class NormForward {
       }
     }
 
-    // For what follows the first `end` elements of x.
-    void ask(Index end, Index n) {
+    // For what follows the first `end` elements of x, up to the end of a run where groups do not follow one another.
+    void ask(Index end, Index last, Index n) {
       if (!asks_) return;
-      ahead_.consumed(advance(c_.x, end, c_.norm.size_));
+      ahead_.consumed(advance(c_.x, end, c_.norm.size_), c_.g.row_count == 1 ? nullptr : advance(c_.x, last, c_.norm.size_));
       ahead_.ask(n * Index(c_.norm.size_) / 2);
     }
 

@@ -23,10 +23,10 @@ inline Line advance(Line l, Index elements, const Kernels& k) {
 // does not compute, and one that computes does not ask.
 class ReadAhead {
  public:
-  // Everything before `end` has been asked for by the work itself.
-  void consumed(const char* end) {
+  // Everything before `end` has been asked for by the work itself; nothing from `last` on, if given, will be read.
+  void consumed(const char* end, const char* last = nullptr) {
     if (next_ < end || next_ > end + kDistance) next_ = end;
-    limit_ = end + kDistance;
+    limit_ = last && last < end + kDistance ? last : end + kDistance;
   }
   void ask(Index bytes) {
 #if defined(__GNUC__)

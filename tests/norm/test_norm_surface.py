@@ -882,3 +882,13 @@ def test_a_target_that_is_also_a_parameter():
     want = ip.layer_norm(x, (0, 1), w)
     assert ip.layer_norm(x, (0, 1), w, out=w) is w
     np.testing.assert_array_equal(w, want)
+
+
+def test_a_slope_of_zero_is_one_where_pytorch_computes():
+    def run(x):
+        return IF.layer_norm(x, (4,), activation="leaky_relu", negative_slope=0.0)
+
+    x = torch.randn(3, 4)
+    value, _ = torch.func.jvp(run, (x,), (torch.ones_like(x),))
+    assert torch.allclose(value, run(x), atol=1e-6)
+    assert bool((value >= 0).all())

@@ -43,7 +43,7 @@ torch.Size([{shape}])
 """
 
 
-class _Activated(torch.nn.Module):
+class Activated(torch.nn.Module):
     """What every norm here has beside PyTorch's."""
 
     # Also for modules that were stored as PyTorch's.
@@ -97,7 +97,7 @@ def _running(module: torch.nn.Module) -> tuple[Any, Any]:
         return module.running_mean, module.running_var
 
 
-class _BatchNorm(_Activated):
+class AnyBatchNorm(Activated):
     def forward(self, input: Tensor) -> Tensor:
         """Normalise with the batch's statistics in training, otherwise with the running ones."""
         self._check_input_dim(input)
@@ -125,7 +125,7 @@ class _BatchNorm(_Activated):
         )
 
 
-class _InstanceNorm(_Activated):
+class _InstanceNorm(Activated):
     def _apply_instance_norm(self, input: Tensor) -> Tensor:
         momentum = self.momentum
         return F.instance_norm(
@@ -140,7 +140,7 @@ class _InstanceNorm(_Activated):
         )
 
 
-class _LayerNorm(_Activated):
+class _LayerNorm(Activated):
     def forward(self, input: Tensor) -> Tensor:
         """Normalise the last axes."""
         return F.layer_norm(
@@ -153,7 +153,7 @@ class _LayerNorm(_Activated):
         )
 
 
-class _RMSNorm(_Activated):
+class _RMSNorm(Activated):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axes."""
         return F.rms_norm(
@@ -166,7 +166,7 @@ class _RMSNorm(_Activated):
         )
 
 
-class _GroupNorm(_Activated):
+class _GroupNorm(Activated):
     def forward(self, input: Tensor) -> Tensor:
         """Normalise groups of channels."""
         return F.group_norm(
@@ -179,14 +179,14 @@ class _GroupNorm(_Activated):
         )
 
 
-def _signature(theirs: type) -> inspect.Signature:
+def signature_of(theirs: type) -> inspect.Signature:
     """PyTorch's, and the activation."""
     keyword, every = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
     parameters = [
         p.replace(annotation=Any) if p.annotation is every else p
         for p in inspect.signature(theirs.__init__).parameters.values()
     ]
-    own = inspect.signature(_Activated.__init__, eval_str=True).parameters
+    own = inspect.signature(Activated.__init__, eval_str=True).parameters
     parameters += [own[name] for name in ("activation", "negative_slope")]
     assert all(own[name].kind is keyword for name in ("activation", "negative_slope"))
     return inspect.Signature(parameters, return_annotation=None)
@@ -201,7 +201,7 @@ def _class(
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         base.__init__(self, *args, **kwargs)
 
-    signature = _signature(theirs)
+    signature = signature_of(theirs)
     __init__.__signature__ = signature  # type: ignore[attr-defined]
     doc = _DOC.format(
         what=what,
@@ -225,7 +225,7 @@ _SHAPES = {1: "20, 16, 50", 2: "20, 16, 9, 13", 3: "20, 16, 5, 9, 13"}
 
 BatchNorm1d, BatchNorm2d, BatchNorm3d = (
     _class(
-        _BatchNorm,
+        AnyBatchNorm,
         f"BatchNorm{n}d",
         "Batch normalisation, with running statistics for evaluation",
         "batch_norm",

@@ -81,7 +81,7 @@ def _norm_spec(text: str) -> NormSpec:
     return spec
 
 
-def _check(
+def check(
     spec: NormSpec,
     x: Tensor,
     parameters: dict[str, Optional],
@@ -99,7 +99,7 @@ def _check(
     spec.check_dtypes(dtype, {name: dtype_name(t.dtype) for name, t in given.items()})
 
 
-def _make_plan(
+def make_plan(
     spec: NormSpec,
     x: Tensor,
     other: Optional,
@@ -115,9 +115,9 @@ def _make_plan(
         spec = _by_channel(spec)
     layout = spec.layout(shape)
     out_strides = dense_strides(shape, strides)
-    contiguous = all(t is None or t.is_contiguous() for t in (weight, bias, mean))
+    dense = all(t is None or t.is_contiguous() for t in (weight, bias, mean))
     parameter = weight if weight is not None else bias
-    ready = contiguous and is_readable(spec, shape, strides, parameter is not None)
+    ready = dense and is_readable(spec, shape, strides, parameter is not None)
     if ready and other is not None:
         ready = is_alongside(shape, other.stride(), strides)
     native = None
@@ -150,24 +150,24 @@ def _copied(x: Tensor, strides: tuple[int, ...]) -> Tensor:
     return x if x.stride() == strides else recycled(x, x.shape, strides, x.dtype).copy_(x)
 
 
-def _readable(spec: NormSpec, x: Tensor, weight: Optional, bias: Optional) -> Tensor:
+def readable(spec: NormSpec, x: Tensor, weight: Optional, bias: Optional) -> Tensor:
     """The input, or a copy that the core takes."""
     case = spec, x.shape, x.stride(), weight is not None or bias is not None
     return x if is_readable(*case) else _copied(x, readable_strides(*case))
 
 
-def _alongside(other: Tensor, x: Tensor) -> Tensor:
+def alongside(other: Tensor, x: Tensor) -> Tensor:
     """A residual or gradient, or a copy that is contiguous where the input is."""
     if is_alongside(x.shape, other.stride(), x.stride()):
         return other
     return _copied(other, dense_strides(x.shape, x.stride()))
 
 
-def _contiguous(tensor: Optional) -> Optional:
+def contiguous(tensor: Optional) -> Optional:
     return None if tensor is None else tensor.contiguous()
 
 
-def _address(tensor: Optional) -> int:
+def address(tensor: Optional) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
@@ -224,7 +224,7 @@ def _norm(
         means = 0 if rows == 1 else means
     native.normalize(
         x.data_ptr(), other, out.data_ptr(), summed, scale, shift, means, variances,
-        _address(mean), _address(var), momentum or 0.0,
+        address(mean), address(var), momentum or 0.0,
     )  # fmt: skip
     return out, total, statistics
 
@@ -245,10 +245,10 @@ def _forward_plan(
             f"{spec.function}: running_mean and running_var must both be given or both be None"
         )
     statistics = {"running_mean": mean, "running_var": var}
-    _check(
+    check(
         spec, x, {"weight": weight, "bias": bias}, statistics, mean is None or momentum is not None
     )
-    plan = _make_plan(spec, x, residual, weight, bias, mean, momentum is not None)
+    plan = make_plan(spec, x, residual, weight, bias, mean, momentum is not None)
     if mean is None:
         return plan
     # Of another kind than the core's: statistics of every sample, of two dtypes, or with gaps.
@@ -279,14 +279,14 @@ def _with_copies(
         total = None
         if residual is not None:
             x = total = torch.add(x, residual, out=recycled(x, x.shape, strides, x.dtype))
-        source = _readable(spec, x, weight, bias)
+        source = readable(spec, x, weight, bias)
         given = mean.contiguous(), var.contiguous()
-        out, _, _ = _norm(source, None, _contiguous(weight), _contiguous(bias), *given, text)
+        out, _, _ = _norm(source, None, contiguous(weight), contiguous(bias), *given, text)
         return _copied(out, strides), total, None
-    source = _readable(spec, x, weight, bias)
+    source = readable(spec, x, weight, bias)
     if residual is not None:
-        residual = _alongside(residual, source)
-    sources = source, residual, _contiguous(weight), _contiguous(bias)
+        residual = alongside(residual, source)
+    sources = source, residual, contiguous(weight), contiguous(bias)
     if mean is None or momentum is None:
         out, total, statistics = _norm(*sources, None, None, text, keep)
     elif spec.kind != "instance":
@@ -324,22 +324,22 @@ def _norm_backward(
         plan = _plans.keep(key, _backward_plan(grad, x, weight, bias, statistics, mean, var, text))
     native, shape, strides, _, (rows, regions), _ = plan
     if native is None:
-        x = _readable(plan.spec, x, weight, bias)
+        x = readable(plan.spec, x, weight, bias)
         return _norm_backward(
-            _alongside(grad, x), x, _contiguous(weight), _contiguous(bias),
-            _contiguous(statistics), _contiguous(mean), _contiguous(var), text, wanted,
+            alongside(grad, x), x, contiguous(weight), contiguous(bias),
+            contiguous(statistics), contiguous(mean), contiguous(var), text, wanted,
         )  # fmt: skip
     of_x = recycled(x, shape, strides, x.dtype) if wanted[0] else None
     of_weight = torch.empty_like(weight) if wanted[1] and weight is not None else None
     of_bias = torch.empty_like(bias) if wanted[2] and bias is not None else None
     if statistics is None:
-        means, variances = _address(mean), _address(var)
+        means, variances = address(mean), address(var)
     else:
         means = statistics.data_ptr()
         variances = means + 8 * regions * (rows - 1)
     native.gradient(
-        x.data_ptr(), grad.data_ptr(), _address(of_x), _address(weight), _address(bias), means,
-        variances, _address(of_weight), _address(of_bias), statistics is None,
+        x.data_ptr(), grad.data_ptr(), address(of_x), address(weight), address(bias), means,
+        variances, address(of_weight), address(of_bias), statistics is None,
     )  # fmt: skip
     return of_x, of_weight, of_bias
 
@@ -355,7 +355,7 @@ def _backward_plan(
     text: str,
 ) -> _Plan:
     spec = _norm_spec(text)
-    _check(spec, x, {"weight": weight, "bias": bias}, {"mean": mean, "var": var}, mean is None)
+    check(spec, x, {"weight": weight, "bias": bias}, {"mean": mean, "var": var}, mean is None)
     if grad.shape != x.shape or grad.dtype != x.dtype:
         raise RuntimeError(
             f"{spec.function}: the gradient has shape {tuple(grad.shape)} and dtype "
@@ -363,7 +363,7 @@ def _backward_plan(
         )
     if not x.numel():
         raise RuntimeError(f"{spec.function}: backward needs an input with elements")
-    plan = _make_plan(spec, x, grad, weight, bias, mean, False)
+    plan = make_plan(spec, x, grad, weight, bias, mean, False)
     if statistics is None:
         if mean is None or var is None or mean.dtype is not var.dtype:
             raise RuntimeError(f"{spec.function}: backward needs the forward call's statistics")
@@ -383,7 +383,11 @@ def _backward_plan(
 def activated(y: Tensor, activation: str, slope: float) -> Tensor:
     if activation == "none":
         return y
-    return theirs.leaky_relu(y, slope) if slope else getattr(theirs, activation)(y)
+    return (
+        theirs.leaky_relu(y, slope)
+        if activation == "leaky_relu"
+        else getattr(theirs, activation)(y)
+    )
 
 
 def _composed(

@@ -38,7 +38,7 @@ def _native(
     )  # fmt: skip
     plan = _plans.get(key)
     if plan is None:
-        plan = norm_ops._make_plan(spec, x, grad, weight, bias, given, False)
+        plan = norm_ops.make_plan(spec, x, grad, weight, bias, given, False)
         _plans.keep(key, plan)
     return plan
 
@@ -93,12 +93,12 @@ class _Synchronised(torch.autograd.Function):
         group: Any,
     ) -> Tensor:
         running = {"running_mean": running_mean, "running_var": running_var}
-        norm_ops._check(spec, x, {"weight": weight, "bias": bias}, running, False)
+        norm_ops.check(spec, x, {"weight": weight, "bias": bias}, running, False)
         channels = x.shape[1]
-        scale, shift = norm_ops._contiguous(weight), norm_ops._contiguous(bias)
+        scale, shift = norm_ops.contiguous(weight), norm_ops.contiguous(bias)
         own = x.new_zeros(2 * channels + 1, dtype=torch.float64)
         if x.numel():
-            source = norm_ops._readable(spec, x, scale, shift)
+            source = norm_ops.readable(spec, x, scale, shift)
             plan = _native(spec, source, None, scale, shift, own)
             plan.native.statistics(source.data_ptr(), own.data_ptr(), own.data_ptr() + 8 * channels)
             own[-1] = x.numel() // channels
@@ -118,7 +118,7 @@ class _Synchronised(torch.autograd.Function):
             return torch.empty_like(x)
         out = recycled(x, plan.shape, plan.strides, x.dtype)
         plan.native.apply(
-            source.data_ptr(), out.data_ptr(), norm_ops._address(scale), norm_ops._address(shift),
+            source.data_ptr(), out.data_ptr(), norm_ops.address(scale), norm_ops.address(shift),
             statistics[0].data_ptr(), statistics[1].data_ptr(),
         )  # fmt: skip
         return out
@@ -145,11 +145,11 @@ def _gradients(
     """Those of the input, the weight and the bias. The last two are of this process alone."""
     of_x = of_weight = of_bias = None
     mean, var = statistics
-    scale = norm_ops._contiguous(weight)
+    scale = norm_ops.contiguous(weight)
     sums = torch.zeros_like(statistics)
     if x.numel():
-        source = norm_ops._readable(spec, x, scale, None)
-        grad = norm_ops._alongside(grad, source)
+        source = norm_ops.readable(spec, x, scale, None)
+        grad = norm_ops.alongside(grad, source)
         plan = _native(spec, source, grad, scale, None, statistics)
         places = source.data_ptr(), grad.data_ptr()
         plan.native.gradient_sums(*places, mean.data_ptr(), sums.data_ptr())
@@ -160,7 +160,7 @@ def _gradients(
         if x.numel():
             of_x = recycled(x, plan.shape, plan.strides, x.dtype)
             plan.native.gradient_apply(
-                *places, of_x.data_ptr(), norm_ops._address(scale), mean.data_ptr(),
+                *places, of_x.data_ptr(), norm_ops.address(scale), mean.data_ptr(),
                 var.data_ptr(), of_all.data_ptr(), count,
             )  # fmt: skip
         else:
@@ -188,7 +188,7 @@ class _Once(torch.autograd.Function):
 _Theirs = torch.nn.SyncBatchNorm
 
 
-class SyncBatchNorm(norm_modules._BatchNorm, torch.nn.modules.batchnorm._BatchNorm):
+class SyncBatchNorm(norm_modules.AnyBatchNorm, torch.nn.modules.batchnorm._BatchNorm):
     """Batch normalisation over the batches of all processes: ``torch.nn.SyncBatchNorm``, on CPUs.
 
     In training, the mean and the variance of a channel are those of the batches of all processes
@@ -325,13 +325,13 @@ class SyncBatchNorm(norm_modules._BatchNorm, torch.nn.modules.batchnorm._BatchNo
         converted = _Theirs.convert_sync_batchnorm.__func__(cls, module, process_group)
         if type(converted) is _Theirs:
             converted.__class__ = cls
-            if isinstance(module, norm_modules._Activated):
+            if isinstance(module, norm_modules.Activated):
                 converted.activation = module.activation
                 converted.negative_slope = module.negative_slope
         return converted
 
 
-_signature = norm_modules._signature(_Theirs)
+_signature = norm_modules.signature_of(_Theirs)
 SyncBatchNorm.__init__.__signature__ = _signature  # type: ignore[attr-defined]
 SyncBatchNorm.__signature__ = _signature.replace(  # type: ignore[attr-defined]
     parameters=list(_signature.parameters.values())[1:]
