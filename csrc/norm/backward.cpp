@@ -24,6 +24,7 @@ class NormBackward {
   NormPieces pieces{g};
   Index chunk = 1;  // groups that share sums of parameters
 
+  Index elements() const { return g.group_count * g.row_count * g.run; }
   bool activated() const { return a.activation != Activation::none; }
   bool wants_parameters() const { return call.grad_weight || call.grad_bias; }
   bool along() const { return g.along && (weight || wants_parameters() || (bias && activated())); }
@@ -67,11 +68,10 @@ class NormBackward {
    public:
     explicit Worker(const NormBackward& c)
         : c_(c), port_(c.k, c.a.dtype, c.norm.direct_),
-          to_(c.k, c.a.dtype, c.norm.direct_, c.call.out, c.g.out_step, c.g.group_count * c.g.row_count * c.g.run),
+          to_(c.k, c.a.dtype, c.norm.direct_, c.call.out, c.g.out_step, c.elements()),
           scratch_([this](Scratch& s) {
             for (void** room : {&x_, &g_, &y_}) *room = s.take(NormPort::kRoom, c_.k.size);
             to_.take_room(s);
-            asks_ = to_.streams() && c_.g.row_count == 1;
             if (c_.measures() && !c_.call.given && !c_.call.all && !c_.activated() && !c_.g.columns &&
                 c_.g.row_count == 1 && c_.g.groups.size() <= 1 && !(c_.along() && !c_.g.groups.empty() && c_.g.groups.front().parameter))
               few_ = std::min<Index>(kNormFew, kBlock / 2 / c_.g.run);
@@ -112,7 +112,6 @@ class NormBackward {
           const Index n = std::min(kBlock, p.last - i);
           const void* x = port_.read(c_.call.x, at.x + i, n, 1, x_);
           const void* g = gradient(region, at, i, n, x);
-          ask(at, i + n, n);
           double sum[2];
           if (c_.along()) {
             if (c_.weight) c_.k.sums_along(g, x, n, region.center, advance(c_.weight, at.parameter + i, c_.k.size), sum);
@@ -188,7 +187,6 @@ class NormBackward {
       Index x_pitch = d.x, g_pitch = d.other;
       const void* x = port_.read(c_.call.x, group * d.x, &x_pitch, {n, run}, 1, x_);
       const void* g = port_.read(c_.call.grad, group * d.other, &g_pitch, {n, run}, c_.g.other_step, g_);
-      ask({group * d.x, 0, group * d.other}, (n - 1) * d.x + run, n * run);
       Coefficients k[kNormFew];
       NormRow rows[kNormFew];
       double sum[kNormFew][2];
@@ -231,11 +229,6 @@ class NormBackward {
     static constexpr Index kOut = 2048;
     static constexpr Index kRows = 32;      // added in accumulators
 
-    void ask(Index n) {  // for what the next group reads
-      if (!asks_) return;
-      ahead_x_.ask(n * Index(c_.norm.size_));
-      ahead_g_.ask(n * Index(c_.norm.size_));
-    }
     const void* weight(const NormDim& d, Index group) const {
       return advance(c_.weight, group * d.parameter, c_.k.size);
     }
@@ -257,16 +250,7 @@ class NormBackward {
         c_.k.gradient(y, g, x, n, scale, k.b, r.center, k.d);
       }
       to_.put(to, y, {1, n}, n);
-      ask(n);
     }
-    // For what follows n elements of a run that starts at a place.
-    void ask(const NormPlace& at, Index end, Index n) {
-      if (!asks_) return;
-      ahead_x_.consumed(advance(c_.call.x, at.x + end, c_.norm.size_));
-      ahead_g_.consumed(advance(c_.call.grad, at.other + end * c_.g.other_step, c_.norm.size_));
-      ask(n / 2);
-    }
-
     bool across() const { return c_.pieces.parts > 1; }
     Index along_count() const { return across() ? c_.pieces.part : c_.g.parameter_count; }
     void add_pending() {
@@ -446,8 +430,6 @@ class NormBackward {
     const NormBackward& c_;
     NormPort port_;
     NormTarget to_;
-    ReadAhead ahead_x_, ahead_g_;
-    bool asks_ = false;
     Index few_ = 0;  // how many groups at once
     void* x_ = nullptr;
     void* g_ = nullptr;
@@ -464,8 +446,7 @@ class NormBackward {
   };
 
   void run() {
-    const Index elements = g.group_count * g.row_count * g.run;
-    const int threads = elements < kParallelElements ? 1 : thread_count();
+    const int threads = elements() < kParallelElements ? 1 : thread_count();
     const Index group_bytes = 2 * g.row_count * g.run * Index(norm.size_);
     const bool sums_along = sums_across();
     const bool across = along() && pieces.parts > 1;
@@ -473,7 +454,7 @@ class NormBackward {
     const NormOrder order = across ? NormOrder::across : many ? NormOrder::groups : NormOrder::pieces;
     const Index batch = across ? g.group_count : std::clamp(kCacheBytes / group_bytes, Index(1), g.group_count);
     // Sums of parameters belong to a fixed number of groups, whatever the threads.
-    const Index chunks = std::clamp(g.group_count / 16, Index(1), Index(64));
+    const Index chunks = std::clamp(g.group_count / 16, Index(1), Index(32));
     chunk = sums_along ? (g.group_count + chunks - 1) / chunks
                        : std::max<Index>(1, kParallelElements / (g.row_count * g.run));
     const Index lists = across ? 0 : (g.group_count + chunk - 1) / chunk;

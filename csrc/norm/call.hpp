@@ -120,7 +120,7 @@ class NormTarget {
       : k_(k), dtype_(dtype), direct_(direct) {
     to_.base = base, to_.size = size_of(dtype), to_.isa = &isa();
     to_.column = to_.inner = step;
-    to_.streams = step == 1 && std::size_t(elements) * to_.size >= 2 * kStreamBytes;  // what is read is as large
+    to_.streams = step == 1 && std::size_t(elements) * to_.size >= kStreamBytes;
   }
   void take_room(Scratch& s) { room_ = direct_ ? nullptr : s.take(NormPort::kRoom, to_.size); }
   bool streams() const { return to_.streams; }

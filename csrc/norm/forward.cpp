@@ -91,7 +91,7 @@ class NormForward {
             y_ = s.take(NormPort::kRoom, c_.k.size);
             to_.take_room(s);
           }) {
-      asks_ = c_.g.group_count * c_.g.row_count * c_.g.run * Index(c_.norm.size_) >= Index(2 * kStreamBytes);
+      asks_ = c_.g.group_count * c_.g.row_count * c_.g.run * Index(c_.norm.size_) >= Index(kStreamBytes);
       along_ = c_.along();
       if (c_.measures() && !c_.residual && !c_.g.columns && c_.g.row_count == 1 && c_.g.groups.size() <= 1)
         few_ = std::min<Index>(kNormFew, kBlock / c_.g.run);
