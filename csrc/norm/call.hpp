@@ -25,7 +25,7 @@ struct NormPieces {
   explicit NormPieces(const NormGeometry& g)
       : geometry(g), part(g.columns ? g.run : std::min(g.run, g.along ? kAlong : kElements)) {
     parts = (g.run + part - 1) / part;
-    rows = parts > 1 ? 1 : std::max<Index>(1, (g.columns ? 4 * kElements : kElements) / g.run);
+    rows = parts > 1 ? 1 : std::max<Index>(g.columns ? 32 : 1, kElements / g.run);  // columns have sums of their own
     rows = std::min(rows, g.row_count);
     count = parts * ((g.row_count + rows - 1) / rows);
   }

@@ -42,6 +42,9 @@ def dtype_name(function: str, array: np.ndarray, bits: str | None, name: str = "
     if bits is not None:
         return bits
     dtype = array.dtype
+    known = _NAMES.get(dtype)
+    if known is not None:
+        return known
     if not dtype.isnative:
         raise TypeError(
             f"{function}: {name} has dtype {dtype.str} in another byte order; convert it with "
@@ -53,6 +56,10 @@ def dtype_name(function: str, array: np.ndarray, bits: str | None, name: str = "
             f"{function}: {name} has dtype {dtype}, which must be one of {', '.join(ITEMSIZE)}{hint}"
         )
     return dtype.name
+
+
+# A dtype works out its name anew every time.
+_NAMES = {np.dtype(name): name for name in ITEMSIZE if name != "bfloat16"}
 
 
 def is_torch_tensor(x: Any) -> bool:
@@ -178,7 +185,7 @@ def _from_dlpack(function: str, name: str, x: Any) -> tuple[np.ndarray, str | No
 
 
 def address(array: np.ndarray) -> int:
-    return array.ctypes.data
+    return array.__array_interface__["data"][0]
 
 
 def element_strides(array: np.ndarray) -> tuple[int, ...]:

@@ -37,7 +37,8 @@ class _Plan(NamedTuple):
     dense_shape: tuple[int, ...]
     transpose: list[int] | None
     size: int
-    parameter_dtype: str
+    parameter_shape: tuple[int, ...]
+    parameter_dtype: np.dtype
     spec: NormSpec
 
 
@@ -143,7 +144,8 @@ def _make_plan(
         tuple(shape[axis] for axis in order),
         None if order == sorted(order) else [order.index(i) for i in range(len(order))],
         prod(shape),
-        wide,
+        spec.parameter_shape(shape),
+        np.dtype(wide),
         spec,
     )
 
@@ -188,6 +190,10 @@ def _parameter(
     """Weight, bias or statistics in the type that is computed in, contiguous."""
     if value is None:
         return None
+    if type(value) is np.ndarray and value.dtype is plan.parameter_dtype and target is None:
+        flags = value.flags
+        if value.shape == plan.parameter_shape and flags.c_contiguous and flags.aligned:
+            return value  # as it is taken: the long way costs as much as a small norm
     array, bits, _ = incoming(function, name, value)
     if dtype_name(function, array, bits, name) == "bool":
         raise TypeError(f"{function}: {name} has dtype bool, which must be one of numbers")
