@@ -49,10 +49,6 @@ class NormBackward {
     return {a.centered ? read_float(dtype, call.mean, at) : 0, call.var ? read_float(dtype, call.var, at) : 1, a.eps,
             k.size == sizeof(float)};
   }
-  double parameter_at(const void* list, Index at, double none) const {
-    if (!list) return none;
-    return k.size == sizeof(float) ? double(static_cast<const float*>(list)[at]) : static_cast<const double*>(list)[at];
-  }
 
   struct Coefficients {
     NormRegion region;
@@ -73,7 +69,7 @@ class NormBackward {
             for (void** room : {&x_, &g_, &y_}) *room = s.take(NormPort::kRoom, c_.k.size);
             to_.take_room(s);
             if (c_.measures() && !c_.call.given && !c_.call.all && !c_.activated() && !c_.g.columns &&
-                c_.g.row_count == 1 && c_.g.groups.size() <= 1 && !(c_.along() && !c_.g.groups.empty() && c_.g.groups.front().parameter))
+                c_.g.row_count == 1 && c_.g.groups.size() <= 1 && !(c_.along() && c_.g.groups_have_parameters()))
               few_ = std::min<Index>(kNormFew, kBlock / 2 / c_.g.run);
             if (c_.along() && c_.wants_parameters()) {
               const Index n = 2 * along_count();
@@ -106,7 +102,7 @@ class NormBackward {
       const NormRegion region = c_.region(base.region);
       double total[2] = {};
       for (Index row = p.first_row; row < p.last_row; ++row) {
-        const NormPlace at = at_row(base, row);
+        const NormPlace at = row_of(c_.g, base, row);
         double cell[2] = {};
         for (Index i = p.first; i < p.last; i += kBlock) {
           const Index n = std::min(kBlock, p.last - i);
@@ -114,7 +110,8 @@ class NormBackward {
           const void* g = gradient(region, at, i, n, x);
           double sum[2];
           if (c_.along()) {
-            if (c_.weight) c_.k.sums_along(g, x, n, region.center, advance(c_.weight, at.parameter + i, c_.k.size), sum);
+            const void* weight = c_.weight ? advance(c_.weight, at.parameter + i, c_.k.size) : nullptr;
+            if (weight) c_.k.sums_along(g, x, n, region.center, weight, sum);
             else c_.k.sums(g, x, n, region.center, sum);
             if (near_) {
               const Index to = across() ? i - p.first : at.parameter + i;
@@ -148,7 +145,7 @@ class NormBackward {
       if (c_.call.given) return;
       double sum = 0, product = 0, n = double(c_.g.region_size);
       if (c_.call.all) {
-        const double w = c_.parameter_at(c_.weight, base.parameter, 1);
+        const double w = c_.k.at(c_.weight, base.parameter, 1);
         sum = w * c_.call.all[base.region], product = w * c_.call.all[c_.g.region_count + base.region];
         n = c_.call.count;
       } else if (c_.along()) {
@@ -156,7 +153,7 @@ class NormBackward {
       } else if (c_.measures()) {
         const double* cell = c_.sums + 2 * group * c_.cells();
         for (Index row = 0; row < c_.g.row_count; ++row) {
-          const double w = c_.parameter_at(c_.weight, at_row(base, row).parameter, 1);
+          const double w = c_.k.at(c_.weight, row_of(c_.g, base, row).parameter, 1);
           for (Index i = 0; i < c_.pieces.parts; ++i, cell += 2) sum += w * cell[0], product += w * cell[1];
         }
       }
@@ -169,7 +166,7 @@ class NormBackward {
       const NormPiece p = c_.pieces[piece];
       const auto& k = *static_cast<const Coefficients*>(state);
       for (Index row = p.first_row; row < p.last_row; ++row) {
-        const NormPlace at = at_row(base, row);
+        const NormPlace at = row_of(c_.g, base, row);
         for (Index i = p.first; i < p.last; i += kOut) {
           const Index n = std::min(kOut, p.last - i);
           const bool reads = !c_.call.given || c_.activated();
@@ -196,8 +193,9 @@ class NormBackward {
                    -r.low * r.rstd};
       }
       for (Index i = 0; i < n; ++i) {
-        if (c_.along() && c_.weight) c_.k.sums_along(rows[i].g, rows[i].x, run, rows[i].center, weight(d, group + i), sum[i]);
-        else c_.k.sums(rows[i].g, rows[i].x, run, rows[i].center, sum[i]);
+        const auto& [row_g, row_x, center, scale, shift] = rows[i];
+        if (c_.along() && c_.weight) c_.k.sums_along(row_g, row_x, run, center, c_.weight, sum[i]);
+        else c_.k.sums(row_g, row_x, run, center, sum[i]);
         sum[i][1] -= k[i].region.low * sum[i][0];
       }
       if (near_) {
@@ -211,7 +209,7 @@ class NormBackward {
         if (!c_.along()) {
           double* to = c_.sums + 2 * (group + i);
           to[0] = cell[0], to[1] = cell[1];
-          const double w = c_.parameter_at(c_.weight, (group + i) * d.parameter, 1);
+          const double w = c_.k.at(c_.weight, (group + i) * d.parameter, 1);
           cell[0] *= w, cell[1] *= w;
         }
         k[i].solve(cell[0], cell[1], double(c_.g.region_size), c_.a.centered);
@@ -229,14 +227,11 @@ class NormBackward {
     static constexpr Index kOut = 2048;
     static constexpr Index kRows = 32;      // added in accumulators
 
-    const void* weight(const NormDim& d, Index group) const {
-      return advance(c_.weight, group * d.parameter, c_.k.size);
-    }
     // n elements of a run, from the i-th on.
     void write_run(const NormPlace& at, const Coefficients& k, Index i, Index n, const void* x, const void* g) {
       const NormRegion& r = k.region;
       const bool along = c_.along() && c_.weight;
-      const double scale = r.rstd * (c_.along() ? 1 : c_.parameter_at(c_.weight, at.parameter, 1));
+      const double scale = r.rstd * (c_.along() ? 1 : c_.k.at(c_.weight, at.parameter, 1));
       const void* weight = along ? advance(c_.weight, at.parameter + i, c_.k.size) : nullptr;
       const Index to = at.out + i * c_.g.out_step;
       Index whole = n;
@@ -254,9 +249,9 @@ class NormBackward {
     bool across() const { return c_.pieces.parts > 1; }
     Index along_count() const { return across() ? c_.pieces.part : c_.g.parameter_count; }
     void add_pending() {
-      if (pending_count_)
-        c_.k.parameters_along(advance(near_, pending_at_, c_.k.size),
-                              advance(near_, along_count() + pending_at_, c_.k.size), pending_, pending_count_, pending_n_);
+      void* weights = advance(near_, pending_at_, c_.k.size);
+      void* biases = advance(weights, along_count(), c_.k.size);
+      if (pending_count_) c_.k.parameters_along(weights, biases, pending_, pending_count_, pending_n_);
       pending_count_ = 0;
     }
     void flush() {
@@ -271,12 +266,6 @@ class NormBackward {
     void* vector(void* state, int which, Index at = 0) const {
       return advance(column_sums(state, c_.pieces.count), which * c_.g.run + at, c_.k.size);
     }
-    NormPlace at_row(const NormPlace& base, Index row) const {
-      NormPlace at = place_of(c_.g.rows, row);
-      at.x += base.x, at.out += base.out, at.other += base.other, at.parameter += base.parameter;
-      return at;
-    }
-
     // What comes in, times the activation's derivative at what went into it.
     const void* gradient(const NormRegion& r, const NormPlace& at, Index i, Index n, const void* x) {
       const void* g = port_.read(c_.call.grad, at.other + i * c_.g.other_step, n, c_.g.other_step, g_);
@@ -288,8 +277,8 @@ class NormBackward {
         else
           c_.k.affine(y_, x, n, r.center, r.rstd, -r.low * r.rstd);
       } else {
-        const double scale = r.rstd * c_.parameter_at(c_.weight, at.parameter, 1);
-        c_.k.affine(y_, x, n, r.center, scale, c_.parameter_at(c_.bias, at.parameter, 0) - r.low * scale);
+        const double scale = r.rstd * c_.k.at(c_.weight, at.parameter, 1);
+        c_.k.affine(y_, x, n, r.center, scale, c_.k.at(c_.bias, at.parameter, 0) - r.low * scale);
       }
       return deactivated(g, n);
     }
@@ -297,18 +286,6 @@ class NormBackward {
       if (g != g_) std::memcpy(g_, g, std::size_t(n) * c_.k.size);
       c_.k.deactivate(g_, y_, n, c_.a.activation, c_.a.slope);
       return g_;
-    }
-
-    template <class What>
-    void each_tile(const NormPlace& base, const NormPiece& p, Index elements, Index most_columns, What what) {
-      const NormDim last = c_.g.rows.empty() ? NormDim{} : c_.g.rows.back();
-      for (Index first = 0; first < c_.g.run; first += most_columns) {
-        const Index columns = std::min(most_columns, c_.g.run - first), most = elements / columns;
-        for (Index row = p.first_row, rows; row < p.last_row; row += rows) {
-          rows = std::min({most, last.size - row % last.size, p.last_row - row});
-          what(at_row(base, row), last, Tile{rows, columns}, first);
-        }
-      }
     }
 
     struct Tiles { const void* x; const void* g; Index x_pitch, g_pitch; };
@@ -332,7 +309,8 @@ class NormBackward {
       double* sum = column_sums(state, piece);
       std::memset(sum, 0, std::size_t(2 * c_.g.run) * sizeof(double));
       void* own = vectors_of(base);
-      each_tile(base, c_.pieces[piece], kBlock, 256, [&](const NormPlace& at, const NormDim& dim, Tile tile, Index first) {
+      each_tile(c_.g, base, c_.pieces[piece], kBlock, 256,
+                [&](const NormPlace& at, const NormDim& dim, Tile tile, Index first, Index) {
         const Tiles t = tiles(at, dim, tile, first, own, true);
         c_.k.column_sums(t.g, t.g_pitch, t.x, t.x_pitch, tile, vector(own, 0, first), sum + first,
                          sum + c_.g.run + first);
@@ -349,11 +327,11 @@ class NormBackward {
     void set_affine(void* state, const NormPlace& base, const NormSpan& s, const NormRegion& r) const {
       c_.norm.fill(vector(state, 0), s.first, s.count, r.center);
       each_parameter(s, [&](Index first, Index n, Index parameter) {
-        const double scale = r.rstd * c_.parameter_at(c_.weight, base.parameter + parameter, 1);
+        const double scale = r.rstd * c_.k.at(c_.weight, base.parameter + parameter, 1);
         c_.norm.fill(vector(state, 1), first, n, scale);
         if (c_.activated())
           c_.norm.fill(vector(state, 2), first, n,
-                       c_.parameter_at(c_.bias, base.parameter + parameter, 0) - r.low * scale);
+                       c_.k.at(c_.bias, base.parameter + parameter, 0) - r.low * scale);
       });
     }
     template <class What>
@@ -381,7 +359,7 @@ class NormBackward {
             for (Index i = first; i < first + n; ++i) cell[0] += sum[i], cell[1] += sum[g.run + i];
             cell[1] -= r.low * cell[0];
             if (sums) {
-              const double w = c_.parameter_at(c_.weight, base.parameter + parameter, 1);
+              const double w = c_.k.at(c_.weight, base.parameter + parameter, 1);
               of_region[std::size_t(2 * s.slot)] += w * cell[0];
               of_region[std::size_t(2 * s.slot + 1)] += w * cell[1];
             }
@@ -394,7 +372,7 @@ class NormBackward {
         Coefficients k;
         k.region = r;
         if (c_.call.all) {
-          const double w = c_.parameter_at(c_.weight, base.parameter + s.parameter, 1);
+          const double w = c_.k.at(c_.weight, base.parameter + s.parameter, 1);
           k.solve(w * c_.call.all[region], w * c_.call.all[g.region_count + region], c_.call.count, c_.a.centered);
         } else if (sums) {
           k.solve(of_region[std::size_t(2 * s.slot)], of_region[std::size_t(2 * s.slot + 1)], double(g.region_size),
@@ -407,7 +385,8 @@ class NormBackward {
     }
 
     void write_columns(const NormPlace& base, Index piece, void* state) {
-      each_tile(base, c_.pieces[piece], kOut, 512, [&](const NormPlace& at, const NormDim& dim, Tile tile, Index first) {
+      each_tile(c_.g, base, c_.pieces[piece], kOut, 512,
+                [&](const NormPlace& at, const NormDim& dim, Tile tile, Index first, Index) {
         const Index to = at.out + first * c_.g.out_step;
         const bool constant = c_.call.given;
         const Tiles t = tiles(at, dim, tile, first, state, !constant || c_.activated());
@@ -458,8 +437,8 @@ class NormBackward {
     chunk = sums_along ? (g.group_count + chunks - 1) / chunks
                        : std::max<Index>(1, kParallelElements / (g.row_count * g.run));
     const Index lists = across ? 0 : (g.group_count + chunk - 1) / chunk;
-    const memory::Buffer room(std::size_t(
-        sums_along ? 2 * lists * g.parameter_count : along() && !g.columns ? 0 : 2 * g.group_count * cells()) * sizeof(double));
+    const Index places = sums_along ? lists * g.parameter_count : along() ? 0 : g.group_count * cells();
+    const memory::Buffer room(std::size_t(2 * places) * sizeof(double));
     (sums_along ? parameters : sums) = reinterpret_cast<double*>(room.data());
     drive(*this, g, pieces.count, order, chunk, batch, threads);
     if (across) return;
@@ -500,7 +479,9 @@ class NormBackward {
       };
       if (g.columns)
         for (const NormSpan& s : g.spans)
-          each_parameter(s, [&](Index, Index, Index parameter) { take(base.region + s.region, base.parameter + parameter); });
+          each_parameter(s, [&](Index, Index, Index parameter) {
+            take(base.region + s.region, base.parameter + parameter);
+          });
       else
         for (Index row = 0; row < g.row_count; ++row)
           for (Index i = 0; i < pieces.parts; ++i)

@@ -38,6 +38,28 @@ struct NormPieces {
   Index part, parts, rows, count;
 };
 
+// A row of a group whose place is `base`.
+inline NormPlace row_of(const NormGeometry& g, const NormPlace& base, Index row) {
+  NormPlace at = place_of(g.rows, row);
+  at.x += base.x, at.out += base.out, at.other += base.other, at.parameter += base.parameter;
+  at.region = base.region;
+  return at;
+}
+
+// what(place of the first row, their axis, tile, first column, rows before) for tiles of rows that lie evenly apart.
+template <class What>
+void each_tile(const NormGeometry& g, const NormPlace& base, const NormPiece& p, Index elements, Index most_columns,
+               What what) {
+  const NormDim last = g.rows.empty() ? NormDim{} : g.rows.back();
+  for (Index first = 0; first < g.run; first += most_columns) {
+    const Index columns = std::min(most_columns, g.run - first), most = elements / columns;
+    for (Index row = p.first_row, rows; row < p.last_row; row += rows) {
+      rows = std::min({most, last.size - row % last.size, p.last_row - row});
+      what(row_of(g, base, row), last, Tile{rows, columns}, first, row - p.first_row);
+    }
+  }
+}
+
 // Weight and bias as accumulators, in the order of x; null where there are none.
 class NormParameters {
  public:
@@ -87,7 +109,8 @@ inline void write_float(DType dtype, void* to, Index at, double value) {
 class NormPort {
  public:
   static constexpr Index kRoom = 8192;  // elements of a tile at most
-  NormPort(const NormKernels& k, DType dtype, bool direct) : k_(k), dtype_(dtype), size_(size_of(dtype)), direct_(direct) {}
+  NormPort(const NormKernels& k, DType dtype, bool direct)
+      : k_(k), dtype_(dtype), size_(size_of(dtype)), direct_(direct) {}
 
   // n elements from `at` on; in `room` where they have to be converted.
   const void* read(const void* base, Index at, Index n, Index step, void* room) const {
@@ -100,8 +123,8 @@ class NormPort {
   const void* read(const void* base, Index at, Index* pitch, Tile tile, Index step, void* room) const {
     if (direct_ && step == 1) return advance(base, at, size_);
     for (Index r = 0; r < tile.rows; ++r)
-      k_.load[int(dtype_)](advance(room, r * tile.columns, k_.size), advance(base, at + r * *pitch, size_), tile.columns,
-                           step);
+      k_.load[int(dtype_)](advance(room, r * tile.columns, k_.size), advance(base, at + r * *pitch, size_),
+                           tile.columns, step);
     *pitch = tile.columns;
     return room;
   }
@@ -166,7 +189,8 @@ class NormTarget {
 enum class NormOrder { groups, pieces, across };
 
 template <class Call>
-void drive(const Call& call, const NormGeometry& g, Index pieces, NormOrder order, Index chunk, Index batch, int threads) {
+void drive(const Call& call, const NormGeometry& g, Index pieces, NormOrder order, Index chunk, Index batch,
+           int threads) {
   using Worker = typename Call::Worker;
   const auto state_bytes = Index((call.state_bytes() + 63) / 64 * 64);
   struct Run {
@@ -222,7 +246,9 @@ void drive(const Call& call, const NormGeometry& g, Index pieces, NormOrder orde
           w.close(p, true);
         });
       else
-        each(groups * pieces, [&](Worker& w, Index t) { w.measure(first + t / pieces, t % pieces, state(t / pieces)); });
+        each(groups * pieces, [&](Worker& w, Index t) {
+          w.measure(first + t / pieces, t % pieces, state(t / pieces));
+        });
     }
     {
       Worker w(call);

@@ -43,7 +43,6 @@ class NormForward {
   const void* weight = nullptr;
   const void* bias = nullptr;
   NormPieces pieces{g};
-  bool across = true;
 
   bool measures() const { return statistics == Statistics::measured; }
   bool writes() const { return out; }
@@ -69,18 +68,13 @@ class NormForward {
   }
   // The factor and the shift for one region and parameter.
   void affine(const NormRegion& r, Index parameter, double* scale, double* shift) const {
-    *scale = r.rstd * parameter_at(weight, parameter, 1);
-    *shift = parameter_at(bias, parameter, 0) - r.low * *scale;
+    *scale = r.rstd * k.at(weight, parameter, 1);
+    *shift = k.at(bias, parameter, 0) - r.low * *scale;
   }
   void factors(Index region, double* scale, double* shift) const {
     *scale = static_cast<const double*>(mean)[region];
     *shift = var ? static_cast<const double*>(var)[region] : -0.0;  // added to a zero of either sign, it leaves it
   }
-  double parameter_at(const void* list, Index at, double none) const {
-    if (!list) return none;
-    return k.size == sizeof(float) ? double(static_cast<const float*>(list)[at]) : static_cast<const double*>(list)[at];
-  }
-
   class Worker {
    public:
     explicit Worker(const NormForward& call)
@@ -105,7 +99,7 @@ class NormForward {
       const NormPiece p = c_.pieces[piece];
       Moments sum;
       for (Index row = p.first_row; row < p.last_row; ++row) {
-        const NormPlace at = at_row(base, row);
+        const NormPlace at = row_of(c_.g, base, row);
         for (Index i = p.first; i < p.last; i += kBlock) {
           const Index n = std::min(kBlock, p.last - i);
           double mean, square;
@@ -140,9 +134,10 @@ class NormForward {
       if (c_.g.columns) return write_columns(base, piece, state);
       const NormPiece p = c_.pieces[piece];
       const auto& region = *reinterpret_cast<const NormRegion*>(c_.moments(state) + c_.pieces.count);
-      for (Index row = p.first_row; row < p.last_row; ++row) write_run(at_row(base, row), region, p.first, p.last, nullptr);
-      if (c_.across && group + 1 < c_.g.group_count) {  // the same piece of the next group
-        const NormPlace next = at_row(place_of(c_.g.groups, group + 1), p.first_row);
+      for (Index row = p.first_row; row < p.last_row; ++row)
+        write_run(row_of(c_.g, base, row), region, p.first, p.last, nullptr);
+      if (asks_ && group + 1 < c_.g.group_count) {  // for the same piece of the next group
+        const NormPlace next = row_of(c_.g, place_of(c_.g.groups, group + 1), p.first_row);
         ahead_.consumed(advance(c_.x, next.x + p.first, c_.norm.size_));
         ahead_.ask((p.last - p.first) * Index(c_.norm.size_) / 2);
       }
@@ -206,16 +201,11 @@ class NormForward {
     // For what follows the first `end` elements of x, up to the end of a run where groups do not follow one another.
     void ask(Index end, Index last, Index n) {
       if (!asks_) return;
-      ahead_.consumed(advance(c_.x, end, c_.norm.size_), c_.g.row_count == 1 ? nullptr : advance(c_.x, last, c_.norm.size_));
+      const bool follow = c_.g.row_count == 1;
+      ahead_.consumed(advance(c_.x, end, c_.norm.size_), follow ? nullptr : advance(c_.x, last, c_.norm.size_));
       ahead_.ask(n * Index(c_.norm.size_) / 2);
     }
 
-    NormPlace at_row(const NormPlace& base, Index row) const {
-      NormPlace at = place_of(c_.g.rows, row);
-      at.x += base.x, at.out += base.out, at.other += base.other, at.parameter += base.parameter;
-      at.region = base.region;
-      return at;
-    }
     const void* parameters(const void* list, Index at) const { return list ? advance(list, at, c_.k.size) : nullptr; }
 
     // x + residual, as it is kept.
@@ -232,22 +222,9 @@ class NormForward {
       total.put(to, x_, tile, pitch);
     }
 
-    // Tiles of rows that lie evenly apart.
-    template <class What>
-    void each_tile(const NormPlace& base, const NormPiece& p, Index elements, Index most_columns, What what) {
-      const NormDim last = c_.g.rows.empty() ? NormDim{} : c_.g.rows.back();
-      for (Index first = 0; first < c_.g.run; first += most_columns) {
-        const Index columns = std::min(most_columns, c_.g.run - first), most = elements / columns;
-        for (Index row = p.first_row, rows; row < p.last_row; row += rows) {
-          rows = std::min({most, last.size - row % last.size, p.last_row - row});
-          what(at_row(base, row), last, Tile{rows, columns}, first, row - p.first_row);
-        }
-      }
-    }
-
     void measure_columns(const NormPlace& base, Index piece, void* state) {
       double* mean = c_.squares(state, piece);
-      each_tile(base, c_.pieces[piece], kBlock, 256,
+      each_tile(c_.g, base, c_.pieces[piece], kBlock, 256,
                 [&](const NormPlace& at, const NormDim& dim, Tile tile, Index first, Index before) {
         Index pitch = dim.x;
         const void* x;
@@ -256,7 +233,8 @@ class NormForward {
             c_.k.load[int(c_.a.dtype)](advance(x_, r * tile.columns, c_.k.size),
                                        advance(c_.x, at.x + first + r * dim.x, c_.norm.size_), tile.columns, 1);
           Index other = dim.other;
-          const void* y = port_.read(c_.residual, at.other + first * c_.g.other_step, &other, tile, c_.g.other_step, y_);
+          const Index from = at.other + first * c_.g.other_step;
+          const void* y = port_.read(c_.residual, from, &other, tile, c_.g.other_step, y_);
           for (Index r = 0; r < tile.rows; ++r)
             c_.k.add(advance(x_, r * tile.columns, c_.k.size), advance(y, r * other, c_.k.size), tile.columns);
           const Index to = at.out + first * c_.g.out_step;
@@ -318,7 +296,7 @@ class NormForward {
     }
 
     void write_columns(const NormPlace& base, Index piece, void* state) {
-      each_tile(base, c_.pieces[piece], kOut, 1024,
+      each_tile(c_.g, base, c_.pieces[piece], kOut, 1024,
                 [&](const NormPlace& at, const NormDim& dim, Tile tile, Index first, Index) {
         const Index to = at.out + first * c_.g.out_step;
         Index pitch = c_.residual ? dim.out : dim.x;

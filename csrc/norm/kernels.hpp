@@ -27,6 +27,10 @@ inline constexpr int kNormRows = 4;  // added in one pass over their sums
 // Vectors along the columns of a group: center, scale and shift forward; backward a, b, center and d.
 struct NormKernels {
   std::size_t size = 0;
+  double at(const void* list, Index i, double none) const {  // of a list, or `none` where there is no list
+    if (!list) return none;
+    return size == sizeof(float) ? double(static_cast<const float*>(list)[i]) : static_cast<const double*>(list)[i];
+  }
   void (*load[kFloats])(void* dst, const void* src, Index n, Index step) = {};
   void (*store[kFloats])(void* dst, const void* src, Index n) = {};
   void (*add)(void* x, const void* y, Index n) = nullptr;  // x += y

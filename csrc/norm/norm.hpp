@@ -55,6 +55,11 @@ struct NormGeometry {
   std::vector<NormDim> parameter_order;  // size and the caller's step; they are used in order of x
 
   explicit NormGeometry(const NormArguments& a);
+  bool groups_have_parameters() const {
+    for (const NormDim& d : groups)
+      if (d.parameter) return true;
+    return false;
+  }
 };
 
 class Norm {
