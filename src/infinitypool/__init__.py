@@ -1,12 +1,15 @@
-"""Max and average pooling at memory speed.
+"""Pooling, normalisation and dropout at memory speed.
 
-The array functions pool NumPy arrays and whatever speaks DLPack on the CPU:
+The array functions pool and normalise NumPy arrays and whatever speaks DLPack on the CPU:
 
 >>> import numpy as np
 >>> import infinitypool as ip
 >>> ip.max_pool(np.arange(1, 17).reshape(4, 4), 2)
 array([[ 6,  8],
        [14, 16]])
+>>> ip.layer_norm(np.array([[1.0, 3.0], [4.0, 4.0]], np.float32), eps=0.0625).round(2)
+array([[-0.97,  0.97],
+       [ 0.  ,  0.  ]], dtype=float32)
 
 :mod:`infinitypool.nn` holds the same operations as PyTorch modules and functions. It is imported
 when it is first used, so that NumPy users need no PyTorch.

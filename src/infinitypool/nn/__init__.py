@@ -1,4 +1,4 @@
-"""The PyTorch front: pooling modules and functions with PyTorch's own signatures.
+"""The PyTorch front: pooling, norms and dropout with PyTorch's own signatures.
 
 >>> import torch
 >>> from infinitypool import nn

@@ -1,4 +1,4 @@
-"""Pooling functions for PyTorch tensors, with the signatures of ``torch.nn.functional``.
+"""Functions of PyTorch tensors, with the signatures of ``torch.nn.functional``.
 
 A call that PyTorch accepts means the same here, and a call that PyTorch refuses is refused with
 the same type of exception, unless it uses one of the forms that PyTorch does not have:
@@ -8,7 +8,8 @@ the same type of exception, unless it uses one of the forms that PyTorch does no
 - every integer dtype, and bool in the maxima (the mean of integers truncates, as PyTorch's)
 
 Beside PyTorch's functions there are kinds that it does not have: minima, generalised means,
-quantiles, draws, blurs, pyramids and pools of whole planes. And there is dropout.
+quantiles, draws, blurs, pyramids and pools of whole planes. Norms take an ``activation``, or add
+a residual first (``add_layer_norm`` and its like); dropout takes a ``generator``.
 
 >>> import torch
 >>> import infinitypool.nn.functional as F
