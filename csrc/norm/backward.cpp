@@ -1,5 +1,4 @@
 #include <cstring>
-#include <memory>
 
 #include "call.hpp"
 
@@ -68,15 +67,17 @@ class NormBackward {
           scratch_([this](Scratch& s) {
             for (void** room : {&x_, &g_, &y_}) *room = s.take(NormPort::kRoom, c_.k.size);
             to_.take_room(s);
-            if (c_.measures() && !c_.call.given && !c_.call.all && !c_.activated() && !c_.g.columns &&
-                c_.g.row_count == 1 && c_.g.groups.size() <= 1 && !(c_.along() && c_.g.groups_have_parameters()))
-              few_ = std::min<Index>(kNormFew, kBlock / 2 / c_.g.run);
             if (c_.along() && c_.wants_parameters()) {
               const Index n = 2 * along_count();
               near_ = s.take(n, c_.k.size);
               if (across()) far_ = static_cast<double*>(s.take(n, sizeof(double)));
             }
-          }) {}
+            if (c_.g.columns) own_ = s.take(3 * c_.g.run, c_.k.size);
+          }) {
+      const bool alone = c_.g.row_count == 1 && c_.g.groups.size() <= 1 && !c_.g.columns && !c_.activated();
+      if (alone && c_.measures() && c_.needs_sums() && !(c_.along() && c_.g.groups_have_parameters()))
+        few_ = std::min<Index>(kNormFew, kBlock / 2 / c_.g.run);
+    }
 
     // Sums of parameters along a run, of a chunk of groups or a piece of all: some rows in accumulators, then in
     // double precision.
@@ -97,7 +98,7 @@ class NormBackward {
 
     void measure(Index group, Index piece, void* state) {
       const NormPlace base = place_of(c_.g.groups, group);
-      if (c_.g.columns) return measure_columns(base, piece, state);
+      if (c_.g.columns) return measure_columns(group, base, piece, state);
       const NormPiece p = c_.pieces[piece];
       const NormRegion region = c_.region(base.region);
       double total[2] = {};
@@ -177,7 +178,7 @@ class NormBackward {
     }
 
     // Some groups at once where each is one short run, evenly apart. Gives their number, or 0 where they are not.
-    Index few(Index group, Index last, void*) {
+    Index few(Index group, Index last) {
       if (!few_) return 0;
       const NormDim d = c_.g.groups.empty() ? NormDim{} : c_.g.groups.front();
       const Index n = std::min(last - group, few_), run = c_.g.run;
@@ -224,8 +225,7 @@ class NormBackward {
     }
 
    private:
-    static constexpr Index kOut = 2048;
-    static constexpr Index kRows = 32;      // added in accumulators
+    static constexpr Index kRows = 32;  // added in accumulators
 
     // n elements of a run, from the i-th on.
     void write_run(const NormPlace& at, const Coefficients& k, Index i, Index n, const void* x, const void* g) {
@@ -262,9 +262,10 @@ class NormBackward {
     }
     double* totals(void* state) const { return reinterpret_cast<double*>(static_cast<Coefficients*>(state) + 1); }
     double* column_sums(void* state, Index piece) const { return static_cast<double*>(state) + piece * 2 * c_.g.run; }
-    // center, scale, shift, b, d
-    void* vector(void* state, int which, Index at = 0) const {
-      return advance(column_sums(state, c_.pieces.count), which * c_.g.run + at, c_.k.size);
+    // center, scale, shift, b, d: behind the sums of a group's state; the first three in a worker's own memory, too
+    void* vectors_of(void* state) const { return column_sums(state, c_.pieces.count); }
+    void* vector(void* vectors, int which, Index at = 0) const {
+      return advance(vectors, which * c_.g.run + at, c_.k.size);
     }
     // What comes in, times the activation's derivative at what went into it.
     const void* gradient(const NormRegion& r, const NormPlace& at, Index i, Index n, const void* x) {
@@ -289,13 +290,13 @@ class NormBackward {
     }
 
     struct Tiles { const void* x; const void* g; Index x_pitch, g_pitch; };
-    Tiles tiles(const NormPlace& at, const NormDim& dim, Tile tile, Index first, void* state, bool reads) {
+    Tiles tiles(const NormPlace& at, const NormDim& dim, Tile tile, Index first, void* vectors, bool reads) {
       Tiles t{nullptr, nullptr, dim.x, dim.other};
       if (reads) t.x = port_.read(c_.call.x, at.x + first, &t.x_pitch, tile, 1, x_);
       t.g = port_.read(c_.call.grad, at.other + first * c_.g.other_step, &t.g_pitch, tile, c_.g.other_step, g_);
       if (!c_.activated()) return t;
-      c_.k.affine_columns(y_, tile.columns, t.x, t.x_pitch, tile, vector(state, 0, first), vector(state, 1, first),
-                          vector(state, 2, first));
+      c_.k.affine_columns(y_, tile.columns, t.x, t.x_pitch, tile, vector(vectors, 0, first),
+                          vector(vectors, 1, first), vector(vectors, 2, first));
       if (t.g != g_)
         for (Index r = 0; r < tile.rows; ++r)
           std::memcpy(advance(g_, r * tile.columns, c_.k.size), advance(t.g, r * t.g_pitch, c_.k.size),
@@ -305,32 +306,32 @@ class NormBackward {
       return t;
     }
 
-    void measure_columns(const NormPlace& base, Index piece, void* state) {
+    void measure_columns(Index group, const NormPlace& base, Index piece, void* state) {
       double* sum = column_sums(state, piece);
       std::memset(sum, 0, std::size_t(2 * c_.g.run) * sizeof(double));
-      void* own = vectors_of(base);
+      make_own(group, base);
       each_tile(c_.g, base, c_.pieces[piece], kBlock, 256,
                 [&](const NormPlace& at, const NormDim& dim, Tile tile, Index first, Index) {
-        const Tiles t = tiles(at, dim, tile, first, own, true);
-        c_.k.column_sums(t.g, t.g_pitch, t.x, t.x_pitch, tile, vector(own, 0, first), sum + first,
+        const Tiles t = tiles(at, dim, tile, first, own_, true);
+        c_.k.column_sums(t.g, t.g_pitch, t.x, t.x_pitch, tile, vector(own_, 0, first), sum + first,
                          sum + c_.g.run + first);
       });
     }
 
-    // Vectors that do not depend on sums, in memory of this worker: pieces of one group run side by side.
-    void* vectors_of(const NormPlace& base) {
-      if (!own_) own_ = std::make_unique<memory::Buffer>(c_.state_bytes());
-      each_region(base, [&](const NormSpan& s, const NormRegion& r, Index) { set_affine(own_->data(), base, s, r); });
-      return own_->data();
+    // Vectors that do not depend on sums: pieces of one group run side by side.
+    void make_own(Index group, const NormPlace& base) {
+      if (group == own_group_) return;
+      each_region(base, [&](const NormSpan& s, const NormRegion& r, Index) { set_affine(own_, base, s, r); });
+      own_group_ = group;
     }
     // center, scale and shift; without an activation the backward pass has no shift
-    void set_affine(void* state, const NormPlace& base, const NormSpan& s, const NormRegion& r) const {
-      c_.norm.fill(vector(state, 0), s.first, s.count, r.center);
+    void set_affine(void* vectors, const NormPlace& base, const NormSpan& s, const NormRegion& r) const {
+      c_.norm.fill(vector(vectors, 0), s.first, s.count, r.center);
       each_parameter(s, [&](Index first, Index n, Index parameter) {
         const double scale = r.rstd * c_.k.at(c_.weight, base.parameter + parameter, 1);
-        c_.norm.fill(vector(state, 1), first, n, scale);
+        c_.norm.fill(vector(vectors, 1), first, n, scale);
         if (c_.activated())
-          c_.norm.fill(vector(state, 2), first, n,
+          c_.norm.fill(vector(vectors, 2), first, n,
                        c_.k.at(c_.bias, base.parameter + parameter, 0) - r.low * scale);
       });
     }
@@ -348,7 +349,7 @@ class NormBackward {
     void finish_columns(const NormPlace& base, Index group, void* state) {
       const NormGeometry& g = c_.g;
       const bool sums = c_.needs_sums() && c_.measures();
-      std::vector<double> of_region(sums ? std::size_t(2 * g.slots) : 0);
+      std::vector<double> of_region(sums ? 2 * g.slot_regions.size() : 0);
       if (c_.measures()) {
         double* sum = column_sums(state, 0);
         for (Index p = 1; p < c_.pieces.count; ++p) norm_isa().twice.add(sum, column_sums(state, p), 2 * g.run);
@@ -378,9 +379,10 @@ class NormBackward {
           k.solve(of_region[std::size_t(2 * s.slot)], of_region[std::size_t(2 * s.slot + 1)], double(g.region_size),
                   c_.a.centered);
         }
-        set_affine(state, base, s, r);
-        c_.norm.fill(vector(state, 3), s.first, s.count, k.b);
-        c_.norm.fill(vector(state, 4), s.first, s.count, k.d);
+        void* vectors = vectors_of(state);
+        set_affine(vectors, base, s, r);
+        c_.norm.fill(vector(vectors, 3), s.first, s.count, k.b);
+        c_.norm.fill(vector(vectors, 4), s.first, s.count, k.d);
       });
     }
 
@@ -389,10 +391,11 @@ class NormBackward {
                 [&](const NormPlace& at, const NormDim& dim, Tile tile, Index first, Index) {
         const Index to = at.out + first * c_.g.out_step;
         const bool constant = c_.call.given;
-        const Tiles t = tiles(at, dim, tile, first, state, !constant || c_.activated());
+        void* vectors = vectors_of(state);
+        const Tiles t = tiles(at, dim, tile, first, vectors, !constant || c_.activated());
         Index y_pitch = dim.out;
         void* y = to_.room(to, y_, &y_pitch, tile.columns);
-        const auto v = [&](int which) { return vector(state, which, first); };
+        const auto v = [&](int which) { return vector(vectors, which, first); };
         if (constant) {
           c_.k.affine_columns(y, y_pitch, t.g, t.g_pitch, tile, zeros(), v(1), zeros());
         } else {
@@ -420,7 +423,8 @@ class NormBackward {
     NormRow pending_[kNormRows];
     int pending_count_ = 0;
     Index pending_at_ = 0, pending_n_ = 0;
-    std::unique_ptr<memory::Buffer> own_;
+    void* own_ = nullptr;     // center, scale and shift of the columns of own_group_
+    Index own_group_ = -1;
     Scratch scratch_;
   };
 
@@ -447,9 +451,6 @@ class NormBackward {
   }
 
  private:
-  static constexpr Index kGroupBytes = Index(4) << 20;
-  static constexpr Index kCacheBytes = Index(16) << 20;
-
   // Sums of n parameters from `first` on, in the caller's order and dtype.
   void store(const double* weight_sums, const double* bias_sums, Index first, Index n) const {
     norm.return_parameters(call.grad_weight, weight_sums, first, n);

@@ -187,6 +187,9 @@ class NormTarget {
 // - by pieces: threads share a few large groups
 // - across: a piece of all groups after another, so that long parameters are read once
 enum class NormOrder { groups, pieces, across };
+inline constexpr Index kGroupBytes = Index(4) << 20;   // a core's share of the caches
+inline constexpr Index kCacheBytes = Index(16) << 20;  // all cores'
+inline constexpr Index kOut = 2048;                    // results of a thread at a time
 
 template <class Call>
 void drive(const Call& call, const NormGeometry& g, Index pieces, NormOrder order, Index chunk, Index batch,
@@ -213,11 +216,9 @@ void drive(const Call& call, const NormGeometry& g, Index pieces, NormOrder orde
         const Index first = Index(c) * chunk, last = std::min(first + chunk, g.group_count);
         if (call.measures()) worker.open(Index(c), false);
         for (Index group = first; group < last;) {
-          if constexpr (requires { worker.few(group, last, state.data()); }) {
-            if (const Index done = worker.few(group, last, state.data())) {
-              group += done;
-              continue;
-            }
+          if (const Index done = worker.few(group, last)) {
+            group += done;
+            continue;
           }
           if (call.measures())
             for (Index p = 0; p < pieces; ++p) worker.measure(group, p, state.data());

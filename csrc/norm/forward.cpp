@@ -144,7 +144,7 @@ class NormForward {
     }
 
     // Some groups at once where each is one short run, evenly apart. Gives their number, or 0 where they are not.
-    Index few(Index group, Index last, void*) {
+    Index few(Index group, Index last) {
       if (!few_) return 0;
       const NormDim d = c_.g.groups.empty() ? NormDim{} : c_.g.groups.front();
       const Index n = std::min(last - group, few_);
@@ -170,8 +170,6 @@ class NormForward {
     }
 
    private:
-    static constexpr Index kOut = 2048;
-
     // Elements from first to last of a run; x, where they are accumulators already.
     void write_run(const NormPlace& at, const NormRegion& region, Index first, Index last, const void* ready) {
       double center = 0, scale, shift;
@@ -250,9 +248,10 @@ class NormForward {
 
     void finish_columns(const NormPlace& base, void* state) {
       const NormGeometry& g = c_.g;
+      const bool factors = c_.statistics == Statistics::factors;
       std::vector<Moments> regions;
       if (c_.measures()) {
-        regions.resize(std::size_t(g.slots));
+        regions.resize(g.slot_regions.size());
         double *mean = c_.squares(state, 0), *square = mean + g.run;
         for (Index p = 1; p < c_.pieces.count; ++p) {
           const NormPiece piece = c_.pieces[p];
@@ -267,28 +266,20 @@ class NormForward {
           regions[std::size_t(s.slot)].merge(rows * double(s.count), of_mean, of_square);
         }
       }
-      std::vector<bool> kept(std::size_t(g.slots));
-      Index known = -1;
-      NormRegion r;
+      std::vector<NormRegion> made(factors ? 0 : g.slot_regions.size());
+      for (std::size_t slot = 0; slot < made.size(); ++slot) {
+        const Moments m = c_.measures() ? regions[slot] : Moments{};
+        const Index region = base.region + g.slot_regions[slot];
+        const double var = m.square / double(g.region_size);
+        if (c_.measures()) c_.keep(region, m.mean, var);
+        made[slot] = c_.region(region, m.mean, var);
+      }
       for (const NormSpan& s : g.spans) {
-        const Index region = base.region + s.region;
-        if (c_.statistics != Statistics::factors && s.slot != known) {
-          const Moments m = c_.measures() ? regions[std::size_t(s.slot)] : Moments{};
-          const double var = m.square / double(g.region_size);
-          if (c_.measures() && !kept[std::size_t(s.slot)]) c_.keep(region, m.mean, var);
-          kept[std::size_t(s.slot)] = true;
-          r = c_.region(region, m.mean, var);
-          known = s.slot;
-        }
         each_parameter(s, [&](Index first, Index n, Index parameter) {
-          double center = r.center, scale, shift;
-          if (c_.statistics == Statistics::factors) {
-            c_.factors(region, &scale, &shift);
-            center = 0;
-          } else {
-            c_.affine(r, base.parameter + parameter, &scale, &shift);
-          }
-          c_.norm.fill(c_.vector(state, 0), first, n, center);
+          double scale, shift;
+          if (factors) c_.factors(base.region + s.region, &scale, &shift);
+          else c_.affine(made[std::size_t(s.slot)], base.parameter + parameter, &scale, &shift);
+          c_.norm.fill(c_.vector(state, 0), first, n, factors ? 0 : made[std::size_t(s.slot)].center);
           c_.norm.fill(c_.vector(state, 1), first, n, scale);
           c_.norm.fill(c_.vector(state, 2), first, n, shift);
         });
@@ -338,9 +329,6 @@ class NormForward {
   }
 
  private:
-  static constexpr Index kGroupBytes = Index(4) << 20;   // a core's share of the caches
-  static constexpr Index kCacheBytes = Index(16) << 20;  // all cores'
-
   void keep(Index at, double m, double v) const {
     if (mean_out && a.centered) mean_out[at] = m;
     if (var_out) var_out[at] = v;

@@ -172,10 +172,11 @@ NormGeometry::NormGeometry(const NormArguments& a) {
           continue;
         }
       }
-      const Index slot = known.try_emplace(p.region, Index(known.size())).first->second;
+      const auto [found, fresh] = known.try_emplace(p.region, Index(known.size()));
+      if (fresh) slot_regions.push_back(p.region);
+      const Index slot = found->second;
       spans.push_back({c, 1, p.region, p.parameter, 0, slot});
     }
-    slots = Index(known.size());
   }
 }
 

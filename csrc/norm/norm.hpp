@@ -50,7 +50,7 @@ struct NormGeometry {
   bool columns = false;  // regions do
   Index out_step = 1, other_step = 1;  // of the run; x has 1
   std::vector<NormSpan> spans;
-  Index slots = 0;
+  std::vector<Index> slot_regions;  // of every slot, against the group's
   Index region_count = 1, parameter_count = 1, region_size = 1;
   std::vector<NormDim> parameter_order;  // size and the caller's step; they are used in order of x
 
