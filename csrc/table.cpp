@@ -6,13 +6,11 @@
 namespace infinitypool {
 
 extern const IsaTable table_baseline;
-extern const GatheredTable gathered_baseline;
+extern const GatheredTable gathered_baseline;  // whose reducers are everybody's
 #if defined(INFINITYPOOL_X86)
 extern const IsaTable table_avx2, table_avx512;
-extern const GatheredTable gathered_avx2, gathered_avx512;
 #elif defined(INFINITYPOOL_ARM)
 extern const IsaTable table_neon;
-extern const GatheredTable gathered_neon;
 #endif
 
 namespace {
@@ -93,16 +91,7 @@ const IsaTable& isa() {
   return chosen;
 }
 
-const GatheredTable& gathered_isa() {
-  static const GatheredTable& chosen = of_isa<GatheredTable>({&gathered_baseline,
-#if defined(INFINITYPOOL_X86)
-                                                              &gathered_avx2, &gathered_avx512
-#elif defined(INFINITYPOOL_ARM)
-                                                              &gathered_neon
-#endif
-  });
-  return chosen;
-}
+INFINITYPOOL_TABLE_OF_ISA(GatheredTable, gathered)
 
 namespace {
 constexpr const char* kNames[kDTypes] = {"float64", "float32", "float16", "bfloat16", "int8",   "int16", "int32",

@@ -27,4 +27,25 @@ const Table& of_isa(std::initializer_list<const Table*> tables) {
   return **tables.begin();
 }
 
+// Defines kind_isa(), the chosen one of a kind's tables.
+#if defined(INFINITYPOOL_X86)
+#define INFINITYPOOL_TABLE_OF_ISA(Table, kind)                                                          \
+  extern const Table kind##_baseline, kind##_avx2, kind##_avx512;                                       \
+  const Table& kind##_isa() {                                                                           \
+    static const Table& chosen = of_isa<Table>({&kind##_baseline, &kind##_avx2, &kind##_avx512});       \
+    return chosen;                                                                                      \
+  }
+#elif defined(INFINITYPOOL_ARM)
+#define INFINITYPOOL_TABLE_OF_ISA(Table, kind)                                      \
+  extern const Table kind##_baseline, kind##_neon;                                  \
+  const Table& kind##_isa() {                                                       \
+    static const Table& chosen = of_isa<Table>({&kind##_baseline, &kind##_neon});   \
+    return chosen;                                                                  \
+  }
+#else
+#define INFINITYPOOL_TABLE_OF_ISA(Table, kind)          \
+  extern const Table kind##_baseline;                   \
+  const Table& kind##_isa() { return kind##_baseline; }
+#endif
+
 }  // namespace infinitypool

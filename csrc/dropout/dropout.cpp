@@ -11,23 +11,7 @@
 
 namespace infinitypool {
 
-extern const DropoutTable dropout_baseline;
-#if defined(INFINITYPOOL_X86)
-extern const DropoutTable dropout_avx2, dropout_avx512;
-#elif defined(INFINITYPOOL_ARM)
-extern const DropoutTable dropout_neon;
-#endif
-
-const DropoutTable& dropout_isa() {
-  static const DropoutTable& chosen = of_isa<DropoutTable>({&dropout_baseline,
-#if defined(INFINITYPOOL_X86)
-                                                            &dropout_avx2, &dropout_avx512
-#elif defined(INFINITYPOOL_ARM)
-                                                            &dropout_neon
-#endif
-  });
-  return chosen;
-}
+INFINITYPOOL_TABLE_OF_ISA(DropoutTable, dropout)
 
 namespace {
 
@@ -56,7 +40,7 @@ class DropoutWorker {
                 seed_);
       char* out = advance(out_, at, size_);
       mix_(streams_ ? results_ : out, x, residual, keep_, n, mixture_);
-      if (streams_) isa_.stream(out, results_, static_cast<std::size_t>(bytes));
+      if (streams_) isa().stream(out, results_, static_cast<std::size_t>(bytes));
     }
   }
 

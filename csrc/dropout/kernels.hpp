@@ -25,7 +25,6 @@ struct DropoutTable {
   // its 32-bit draw lies below the threshold, which is at most 2^32.
   void (*draw)(std::uint32_t* keep, std::uint64_t first, Index count, std::uint64_t threshold, std::uint64_t seed);
   MixLoop mix[4];  // of float64, float32, float16, bfloat16
-  void (*stream)(void* dst, const void* src, std::size_t bytes);
 };
 
 const DropoutTable& dropout_isa();  // of the instruction set that isa() chose

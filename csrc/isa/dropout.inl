@@ -13,44 +13,16 @@
 namespace infinitypool::INFINITYPOOL_ISA {
 
 #include "prelude.inl"
+#include "../simd/philox.hpp"
 
 namespace dropout {
 
-#if defined(_MSC_VER) && !defined(__clang__)
-#define INFINITYPOOL_INDEPENDENT __pragma(loop(ivdep))
-#elif defined(__clang__)
-#define INFINITYPOOL_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
-#else
-#define INFINITYPOOL_INDEPENDENT _Pragma("GCC ivdep")
-#endif
-
-// Philox-4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3", 2011), the seed as
-// key. The counter is a number and, in its third word, the stream.
-inline constexpr std::uint32_t kM0 = 0xd2511f53u, kM1 = 0xcd9e8d57u, kW0 = 0x9e3779b9u, kW1 = 0xbb67ae85u;
-inline constexpr int kRounds = 10;
 inline constexpr int kLanes = 16;
 
-inline void philox(std::uint32_t* word, std::uint64_t number, std::uint32_t stream, std::uint64_t seed) {
-  std::uint32_t c0 = std::uint32_t(number), c1 = std::uint32_t(number >> 32), c2 = stream, c3 = 0;
-  std::uint32_t k0 = std::uint32_t(seed), k1 = std::uint32_t(seed >> 32);
-  for (int round = 0; round < kRounds; ++round) {
-    const std::uint64_t p = std::uint64_t(kM0) * c0, q = std::uint64_t(kM1) * c2;
-    c0 = std::uint32_t(q >> 32) ^ c1 ^ k0;
-    c2 = std::uint32_t(p >> 32) ^ c3 ^ k1;
-    c1 = std::uint32_t(q);
-    c3 = std::uint32_t(p);
-    k0 += kW0;
-    k1 += kW1;
-  }
-  word[0] = c0;
-  word[1] = c1;
-  word[2] = c2;
-  word[3] = c3;
-}
-
 struct Keys {
-  std::uint32_t k0[kRounds], k1[kRounds];
-  explicit Keys(std::uint64_t seed) {
+  std::uint64_t seed;
+  std::uint32_t k0[kRounds], k1[kRounds];  // of every round
+  explicit Keys(std::uint64_t seed) : seed(seed) {
     for (int r = 0; r < kRounds; ++r) {
       k0[r] = std::uint32_t(seed) + std::uint32_t(r) * kW0;
       k1[r] = std::uint32_t(seed >> 32) + std::uint32_t(r) * kW1;
@@ -150,18 +122,8 @@ inline bool draw_superblock(std::uint32_t* keep, std::uint64_t number, std::uint
 inline bool draw_superblock(std::uint32_t* keep, std::uint64_t number, std::uint32_t upper, const Keys& keys) {
   std::uint32_t words[4][kLanes];
   for (int i = 0; i < kLanes; ++i) {
-    std::uint32_t c0 = std::uint32_t(number) + std::uint32_t(i), c1 = std::uint32_t(number >> 32), c2 = 0, c3 = 0;
-    for (int r = 0; r < kRounds; ++r) {
-      const std::uint64_t p = std::uint64_t(kM0) * c0, q = std::uint64_t(kM1) * c2;
-      c0 = std::uint32_t(q >> 32) ^ c1 ^ keys.k0[r];
-      c2 = std::uint32_t(p >> 32) ^ c3 ^ keys.k1[r];
-      c1 = std::uint32_t(q);
-      c3 = std::uint32_t(p);
-    }
-    words[0][i] = c0;
-    words[1][i] = c1;
-    words[2][i] = c2;
-    words[3][i] = c3;
+    const Drawn drawn = philox(number + std::uint64_t(i), 0, keys.seed);
+    for (int w = 0; w < 4; ++w) words[w][i] = drawn.word[w];
   }
   std::uint32_t ties = 0;
   for (int w = 0; w < 4; ++w)
@@ -181,14 +143,11 @@ inline bool draw_superblock(std::uint32_t* keep, std::uint64_t number, std::uint
 inline void settle(std::uint32_t* keep, std::uint64_t number, std::uint32_t upper, std::uint32_t lower,
                    std::uint64_t seed) {
   for (int i = 0; i < kLanes; ++i) {
-    std::uint32_t word[4], more[4];
-    philox(word, number + std::uint64_t(i), 0, seed);
-    bool drawn = false;
+    const Drawn drawn = philox(number + std::uint64_t(i), 0, seed);
     for (int h = 0; h < 8; ++h) {
-      if (((word[h / 2] >> (h % 2 * 16)) & 0xffffu) != upper) continue;
-      if (!drawn) philox(more, number + std::uint64_t(i), 1, seed);
-      drawn = true;
-      if (((more[h / 2] >> (h % 2 * 16)) & 0xffffu) < lower) keep[h * kLanes + i] = 0;
+      const auto half = [h](const Drawn& d) { return (d.word[h / 2] >> (h % 2 * 16)) & 0xffffu; };
+      if (half(drawn) != upper) continue;
+      if (half(philox(number + std::uint64_t(i), 1, seed)) < lower) keep[h * kLanes + i] = 0;
     }
   }
 }
@@ -252,17 +211,11 @@ void mix_run(void* out_, const void* x_, const void* residual_, const std::uint3
 }  // namespace dropout
 }  // namespace infinitypool::INFINITYPOOL_ISA
 
-#define INFINITYPOOL_STRING_(x) #x
-#define INFINITYPOOL_STRING(x) INFINITYPOOL_STRING_(x)
-
 namespace infinitypool {
-#define INFINITYPOOL_JOIN_(a, b) a##b
-#define INFINITYPOOL_JOIN(a, b) INFINITYPOOL_JOIN_(a, b)
-extern const DropoutTable INFINITYPOOL_JOIN(dropout_, INFINITYPOOL_ISA);
-const DropoutTable INFINITYPOOL_JOIN(dropout_, INFINITYPOOL_ISA) = {
-    INFINITYPOOL_STRING(INFINITYPOOL_ISA),
+extern const DropoutTable INFINITYPOOL_TABLE(dropout);
+const DropoutTable INFINITYPOOL_TABLE(dropout) = {
+    INFINITYPOOL_ISA_NAME,
     INFINITYPOOL_ISA::dropout::draw,
     {INFINITYPOOL_ISA::dropout::mix_run<double>, INFINITYPOOL_ISA::dropout::mix_run<float>,
-     INFINITYPOOL_ISA::dropout::mix_run<float16_t>, INFINITYPOOL_ISA::dropout::mix_run<bfloat16_t>},
-    INFINITYPOOL_ISA::stream};
+     INFINITYPOOL_ISA::dropout::mix_run<float16_t>, INFINITYPOOL_ISA::dropout::mix_run<bfloat16_t>}};
 }  // namespace infinitypool

@@ -15,6 +15,7 @@
 namespace infinitypool::INFINITYPOOL_ISA {
 
 #include "prelude.inl"
+#include "../simd/philox.hpp"
 
 namespace gathered {
 
@@ -359,24 +360,13 @@ inline const GatheredKernels* gradient(const char* name, DType in) {
   return All::gradient(name, in);
 }
 
-// Philox-4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3", 2011), the seed as
-// key and the output's number as counter: a draw depends on nothing else.
+// The output's number is the counter: a draw depends on that and the seed alone.
 inline void draw(double* __restrict draws, Index n, std::uint64_t first, std::uint64_t step, std::uint64_t seed) {
   for (Index i = 0; i < n; ++i) {
     const std::uint64_t number = first + std::uint64_t(i) * step;
-    std::uint32_t c0 = std::uint32_t(number), c1 = std::uint32_t(number >> 32), c2 = 0, c3 = 0;
-    std::uint32_t k0 = std::uint32_t(seed), k1 = std::uint32_t(seed >> 32);
-    for (int round = 0; round < 10; ++round) {
-      const std::uint64_t p = std::uint64_t(0xd2511f53u) * c0, q = std::uint64_t(0xcd9e8d57u) * c2;
-      const std::uint32_t a = std::uint32_t(q >> 32) ^ c1 ^ k0, b = std::uint32_t(p >> 32) ^ c3 ^ k1;
-      c1 = std::uint32_t(q);
-      c3 = std::uint32_t(p);
-      c0 = a;
-      c2 = b;
-      k0 += 0x9e3779b9u;
-      k1 += 0xbb67ae85u;
-    }
-    const std::uint64_t bits = (std::uint64_t(c0) << 32 | c1) >> 12;  // 52 of them behind a one: [1, 2)
+    const Drawn drawn = philox(number, 0, seed);
+    const std::uint64_t both = std::uint64_t(drawn.word[0]) << 32 | drawn.word[1];
+    const std::uint64_t bits = both >> 12;  // 52 of them behind a one: [1, 2)
     draws[i] = bits_as<double>(bits | 0x3ff0000000000000u) - 1;
   }
 }
@@ -384,15 +374,10 @@ inline void draw(double* __restrict draws, Index n, std::uint64_t first, std::ui
 }  // namespace gathered
 }  // namespace infinitypool::INFINITYPOOL_ISA
 
-#define INFINITYPOOL_STRING_(x) #x
-#define INFINITYPOOL_STRING(x) INFINITYPOOL_STRING_(x)
-
 namespace infinitypool {
-#define INFINITYPOOL_JOIN_(a, b) a##b
-#define INFINITYPOOL_JOIN(a, b) INFINITYPOOL_JOIN_(a, b)
-extern const GatheredTable INFINITYPOOL_JOIN(gathered_, INFINITYPOOL_ISA);
-const GatheredTable INFINITYPOOL_JOIN(gathered_, INFINITYPOOL_ISA) = {
-    INFINITYPOOL_STRING(INFINITYPOOL_ISA), INFINITYPOOL_ISA::gathered::All::infos,
+extern const GatheredTable INFINITYPOOL_TABLE(gathered);
+const GatheredTable INFINITYPOOL_TABLE(gathered) = {
+    INFINITYPOOL_ISA_NAME, INFINITYPOOL_ISA::gathered::All::infos,
     int(sizeof(INFINITYPOOL_ISA::gathered::All::infos) / sizeof(const ReducerInfo*)),
     INFINITYPOOL_ISA::gathered::All::find, INFINITYPOOL_ISA::gathered::gradient,
     INFINITYPOOL_ISA::gathered::draw};

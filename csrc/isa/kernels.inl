@@ -792,13 +792,8 @@ const Kernels* find(int reducer, DType in, Variant variant) {
 
 }  // namespace infinitypool::INFINITYPOOL_ISA
 
-#define INFINITYPOOL_STRING_(x) #x
-#define INFINITYPOOL_STRING(x) INFINITYPOOL_STRING_(x)
-
 namespace infinitypool {
-#define INFINITYPOOL_JOIN_(a, b) a##b
-#define INFINITYPOOL_JOIN(a, b) INFINITYPOOL_JOIN_(a, b)
-extern const IsaTable INFINITYPOOL_JOIN(table_, INFINITYPOOL_ISA);
-const IsaTable INFINITYPOOL_JOIN(table_, INFINITYPOOL_ISA) = {
-    INFINITYPOOL_STRING(INFINITYPOOL_ISA), INFINITYPOOL_ISA::find, INFINITYPOOL_ISA::stream};
+extern const IsaTable INFINITYPOOL_TABLE(table);
+const IsaTable INFINITYPOOL_TABLE(table) = {
+    INFINITYPOOL_ISA_NAME, INFINITYPOOL_ISA::find, INFINITYPOOL_ISA::stream};
 }  // namespace infinitypool

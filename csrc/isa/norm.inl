@@ -16,12 +16,6 @@ namespace infinitypool::INFINITYPOOL_ISA {
 
 namespace norm {
 
-#if defined(__GNUC__)
-#define INFINITYPOOL_INDEPENDENT _Pragma("GCC ivdep")
-#else
-#define INFINITYPOOL_INDEPENDENT
-#endif
-
 // 64 bytes of accumulators, added lane by lane whatever the instruction set: sums have the same bits on all.
 template <class A>
 inline constexpr int kLanes = 64 / int(sizeof(A));
@@ -639,14 +633,8 @@ constexpr NormKernels kernels() {
 }  // namespace norm
 }  // namespace infinitypool::INFINITYPOOL_ISA
 
-#define INFINITYPOOL_STRING_(x) #x
-#define INFINITYPOOL_STRING(x) INFINITYPOOL_STRING_(x)
-#define INFINITYPOOL_JOIN_(a, b) a##b
-#define INFINITYPOOL_JOIN(a, b) INFINITYPOOL_JOIN_(a, b)
-
 namespace infinitypool {
-extern const NormTable INFINITYPOOL_JOIN(norm_, INFINITYPOOL_ISA);
-const NormTable INFINITYPOOL_JOIN(norm_, INFINITYPOOL_ISA) = {INFINITYPOOL_STRING(INFINITYPOOL_ISA),
-                                                              INFINITYPOOL_ISA::norm::kernels<float>(),
-                                                              INFINITYPOOL_ISA::norm::kernels<double>()};
+extern const NormTable INFINITYPOOL_TABLE(norm);
+const NormTable INFINITYPOOL_TABLE(norm) = {
+    INFINITYPOOL_ISA_NAME, INFINITYPOOL_ISA::norm::kernels<float>(), INFINITYPOOL_ISA::norm::kernels<double>()};
 }  // namespace infinitypool

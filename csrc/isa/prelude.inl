@@ -1,5 +1,22 @@
 // What the loops of every file are written in. Included inside an instruction set's namespace.
 
+// A loop whose iterations do not depend on one another, in place or not.
+#if defined(_MSC_VER) && !defined(__clang__)
+#define INFINITYPOOL_INDEPENDENT __pragma(loop(ivdep))
+#elif defined(__clang__)
+#define INFINITYPOOL_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define INFINITYPOOL_INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
+// The name of this instruction set as text, and the name of its table of a kind.
+#define INFINITYPOOL_TEXT_(x) #x
+#define INFINITYPOOL_TEXT(x) INFINITYPOOL_TEXT_(x)
+#define INFINITYPOOL_JOIN_(a, b) a##_##b
+#define INFINITYPOOL_JOIN(a, b) INFINITYPOOL_JOIN_(a, b)
+#define INFINITYPOOL_ISA_NAME INFINITYPOOL_TEXT(INFINITYPOOL_ISA)
+#define INFINITYPOOL_TABLE(kind) INFINITYPOOL_JOIN(kind, INFINITYPOOL_ISA)
+
 #include "../simd/convert.hpp"
 #include "../simd/math.hpp"
 #include "../simd/stream.hpp"

@@ -4,23 +4,7 @@
 
 namespace infinitypool {
 
-extern const NormTable norm_baseline;
-#if defined(INFINITYPOOL_X86)
-extern const NormTable norm_avx2, norm_avx512;
-#elif defined(INFINITYPOOL_ARM)
-extern const NormTable norm_neon;
-#endif
-
-const NormTable& norm_isa() {
-  static const NormTable& chosen = of_isa<NormTable>({&norm_baseline,
-#if defined(INFINITYPOOL_X86)
-                                                      &norm_avx2, &norm_avx512
-#elif defined(INFINITYPOOL_ARM)
-                                                      &norm_neon
-#endif
-  });
-  return chosen;
-}
+INFINITYPOOL_TABLE_OF_ISA(NormTable, norm)
 
 NormParameters::NormParameters(const Norm& norm, const void* weight, const void* bias)
     : weight(weight), bias(bias),
