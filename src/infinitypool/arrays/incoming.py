@@ -181,6 +181,51 @@ def _from_dlpack(function: str, name: str, x: Any) -> tuple[np.ndarray, str | No
     return np.asarray(memory), bits
 
 
+# --- out= ----------------------------------------------------------------------------------
+
+
+def outgoing(function: str, name: str, out: Any) -> tuple[np.ndarray, str | None]:
+    """What a caller wants a result in, as a NumPy array over the same memory; and as `incoming`."""
+    if not (isinstance(out, np.ndarray) or is_torch_tensor(out)):
+        raise TypeError(
+            f"{function}: {name} must be a NumPy array or a PyTorch tensor, not "
+            f"{type(out).__name__}"
+        )
+    if getattr(out, "requires_grad", False):
+        raise ValueError(f"{function}: {name} requires a gradient; give it out.detach()")
+    return incoming(function, name, out)[:2]
+
+
+def check_result(
+    function: str,
+    name: str,
+    target: np.ndarray,
+    bits: str | None,
+    shape: tuple[int, ...],
+    dtype: str,
+) -> None:
+    """Refuse a target whose shape or dtype is not the result's."""
+    if target.shape != shape:
+        raise ValueError(f"{function}: {name} has shape {target.shape}, the result {shape}")
+    found = bits or target.dtype.name
+    if found != dtype or not target.dtype.isnative:
+        raise TypeError(f"{function}: {name} has dtype {found}, the result {dtype}")
+
+
+def check_writeable(function: str, name: str, target: np.ndarray) -> None:
+    """Refuse a target that cannot be written to as it lies."""
+    if not target.flags.writeable:
+        raise ValueError(f"{function}: {name} is read-only")
+    if not target.flags.aligned:
+        raise ValueError(f"{function}: {name} is not aligned to the size of its elements")
+
+
+def check_apart(function: str, name: str, target: np.ndarray) -> None:
+    """Refuse a target two of whose elements may share memory."""
+    if overlaps_itself(target):
+        raise ValueError(f"{function}: elements of {name} overlap each other in memory")
+
+
 # --- memory --------------------------------------------------------------------------------
 
 

@@ -19,12 +19,15 @@ from .functions import Sizes
 from .incoming import (
     address,
     aligned,
+    check_apart,
+    check_result,
+    check_writeable,
     dtype_name,
     element_strides,
     incoming,
     is_torch_tensor,
+    outgoing,
     overlap,
-    overlaps_itself,
 )
 from .window import allocate
 
@@ -208,24 +211,10 @@ def _parameter(
 
 def _target(function: str, out: Any, array: np.ndarray, dtype: str) -> np.ndarray:
     """``out`` as a NumPy array that can take the result. It may be the input itself."""
-    if not (isinstance(out, np.ndarray) or is_torch_tensor(out)):
-        raise TypeError(
-            f"{function}: out must be a NumPy array or a PyTorch tensor, not {type(out).__name__}"
-        )
-    if getattr(out, "requires_grad", False):
-        raise ValueError(f"{function}: out requires a gradient; give it out.detach()")
-    target, bits, _ = incoming(function, "out", out)
-    if target.shape != array.shape:
-        raise ValueError(f"{function}: out has shape {target.shape}, the result {array.shape}")
-    found = bits or target.dtype.name
-    if found != dtype or not target.dtype.isnative:
-        raise TypeError(f"{function}: out has dtype {found}, the result {dtype}")
-    if not target.flags.writeable:
-        raise ValueError(f"{function}: out is read-only")
-    if not target.flags.aligned:
-        raise ValueError(f"{function}: out is not aligned to the size of its elements")
-    if overlaps_itself(target):
-        raise ValueError(f"{function}: elements of out overlap each other in memory")
+    target, bits = outgoing(function, "out", out)
+    check_result(function, "out", target, bits, array.shape, dtype)
+    check_writeable(function, "out", target)
+    check_apart(function, "out", target)
     same = address(target) == address(array) and target.strides == array.strides
     if not same and overlap(target, array):
         raise ValueError(f"{function}: out overlaps x in memory, and is not x itself")

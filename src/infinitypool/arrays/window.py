@@ -49,12 +49,15 @@ from . import valid
 from .incoming import (
     address,
     aligned,
+    check_apart,
+    check_result,
+    check_writeable,
     dtype_name,
     element_strides,
     incoming,
     is_torch_tensor,
+    outgoing,
     overlap,
-    overlaps_itself,
 )
 
 INDICES = ("plane", "batch", "offset")
@@ -489,14 +492,7 @@ def _take_targets(
     function = call.spec.function
     arrays, layouts = [], []
     for name, target in named.items():
-        if not (isinstance(target, np.ndarray) or is_torch_tensor(target)):
-            raise TypeError(
-                f"{function}: {name} must be a NumPy array or a PyTorch tensor, not "
-                f"{type(target).__name__}"
-            )
-        if getattr(target, "requires_grad", False):
-            raise ValueError(f"{function}: {name} requires a gradient; give it out.detach()")
-        found, kind, _ = incoming(function, name, target)
+        found, kind = outgoing(function, name, target)
         arrays.append(found)
         layouts.append((kind, found.dtype, found.shape, found.strides))
 
@@ -506,10 +502,7 @@ def _take_targets(
         _check_layouts(call, array, bits, list(zip(named, arrays, layouts, strict=True)))
         _looked_at.keep(key, True)
     for name, target in zip(named, arrays, strict=True):
-        if not target.flags.writeable:
-            raise ValueError(f"{function}: {name} is read-only")
-        if not target.flags.aligned:
-            raise ValueError(f"{function}: {name} is not aligned to the size of its elements")
+        check_writeable(function, name, target)
         if overlap(target, array):
             raise ValueError(f"{function}: {name} overlaps x in memory")
     if len(arrays) == 2 and overlap(*arrays):
@@ -524,13 +517,8 @@ def _check_layouts(
     dtype, shape, second = _result(call, array, bits)
     dtypes = (result_dtype(call.spec.reducer, dtype), second.name)
     for (name, target, (kind, *_)), wanted in zip(rows, dtypes, strict=False):
-        if target.shape != shape:
-            raise ValueError(f"{function}: {name} has shape {target.shape}, the result {shape}")
-        found = kind or target.dtype.name
-        if found != wanted or not target.dtype.isnative:
-            raise TypeError(f"{function}: {name} has dtype {found}, the result {wanted}")
-        if overlaps_itself(target):
-            raise ValueError(f"{function}: elements of {name} overlap each other in memory")
+        check_result(function, name, target, kind, shape, wanted)
+        check_apart(function, name, target)
     strides = [element_strides(target) for _, target, _ in rows]
     if len(strides) == 2 and any(
         a != b and size > 1 for a, b, size in zip(*strides, shape, strict=True)
