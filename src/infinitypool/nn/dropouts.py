@@ -28,7 +28,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 from .. import _core
 from ..plan import RECYCLED_BYTES, Cache, contiguous_strides
 from .kinds import public
-from .ops import dtype_name, recycled, transforms
+from .ops import define, dtype_name, library, recycled, transforms
 
 __all__ = [
     "AlphaDropout", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "DropoutAdd",
@@ -39,7 +39,6 @@ _below_autograd = torch._C._AutoDispatchBelowAutograd
 _grad_enabled = torch.is_grad_enabled
 _profiler_enabled = torch._C._autograd._profiler_enabled
 _has_storage = torch._C._has_storage  # not so what vmap hands out
-_library = torch.library.Library("infinitypool", "FRAGMENT")
 _natives, _plans = Cache(), Cache()
 _UINT64 = 2**64 - 1
 _FLOATS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
@@ -350,10 +349,7 @@ def _define(
     recorded: Callable[..., Tensor],
 ) -> Callable[..., Tensor]:
     """Define an operator: its CPU kernel, what it is elsewhere, and with a gradient on the CPU."""
-    _library.define(name + schema)
-    _library.impl(name, kernel, "CPU")
-    _library.impl(name, composed, "CompositeImplicitAutograd")
-    overload = getattr(torch.ops.infinitypool, name).default
+    overload = define(name, schema, kernel, composed)
 
     def autograd(x: Tensor, *rest: Any) -> Tensor:
         if forward_ad._current_level >= 0:
@@ -364,7 +360,7 @@ def _define(
         with _below_autograd():
             return overload(x, *rest)
 
-    _library.impl(name, autograd, "AutogradCPU")
+    library.impl(name, autograd, "AutogradCPU")
     return overload
 
 

@@ -98,18 +98,25 @@ def _running(module: torch.nn.Module) -> tuple[Any, Any]:
 
 
 class AnyBatchNorm(Activated):
+    def _count(self) -> float | None:
+        """Count a batch; how far running statistics move toward it."""
+        momentum = self.momentum
+        if (count := self.num_batches_tracked) is not None:
+            count.add_(1)
+            if momentum is None:  # the average of all batches so far
+                momentum = 1.0 / float(count)
+        return momentum
+
     def forward(self, input: Tensor) -> Tensor:
         """Normalise with the batch's statistics in training, otherwise with the running ones."""
         self._check_input_dim(input)
         training, momentum = self.training, self.momentum
         mean, var = _running(self)
         if training:
-            if not self.track_running_stats:
+            if self.track_running_stats:
+                momentum = self._count()
+            else:
                 mean = var = None
-            elif (count := self.num_batches_tracked) is not None:
-                count.add_(1)
-                if momentum is None:  # the average of all batches so far
-                    momentum = 1.0 / float(count)
         elif mean is None and var is None:
             training = True
         return F.batch_norm(

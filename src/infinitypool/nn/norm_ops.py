@@ -33,11 +33,10 @@ from ..plan_norm import (
     readable_strides,
 )
 from ..spec import TORCH, Layout, NormSpec, norm_spec_from_text
-from .ops import HALVES, dtype_name, recycled, transforms
+from .ops import HALVES, define, dtype_name, library, recycled, transforms
 
 _below_autograd = torch._C._AutoDispatchBelowAutograd
 _grad_enabled = torch.is_grad_enabled
-_library = torch.library.Library("infinitypool", "FRAGMENT")
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 Optional = Tensor | None
@@ -161,6 +160,11 @@ def alongside(other: Tensor, x: Tensor) -> Tensor:
     if is_alongside(x.shape, other.stride(), x.stride()):
         return other
     return _copied(other, dense_strides(x.shape, x.stride()))
+
+
+def move(running: Tensor, now: Tensor, momentum: float) -> None:
+    """Move running statistics toward those of an input, which are float64."""
+    running.copy_(running.double() * (1 - momentum) + now * momentum)
 
 
 def contiguous(tensor: Optional) -> Optional:
@@ -298,8 +302,8 @@ def _with_copies(
         out, total, statistics = _norm(*sources, None, None, text, True)
         count = x.numel() // statistics.shape[1]
         means, variances = statistics.view(2, *x.shape[:2]).mean(1)
-        for running, now in ((mean, means), (var, variances * (count / (count - 1)))):
-            running.copy_(running.double().mul_(1 - momentum).add_(now, alpha=momentum))
+        move(mean, means, momentum)
+        move(var, variances * (count / (count - 1)), momentum)
     total = None if total is None else _copied(total, strides)
     return _copied(out, strides), total, statistics if keep else None
 
@@ -676,13 +680,6 @@ _COMMON = "Tensor input, Tensor? residual, Tensor? weight, Tensor? bias"
 _RESULTS = ", bool keep=False) -> (Tensor, Tensor?, Tensor?)"
 
 
-def _define(name: str, schema: str, kernel: Any, composed: Any) -> Any:
-    _library.define(name + schema)
-    _library.impl(name, kernel, "CPU")
-    _library.impl(name, composed, "CompositeImplicitAutograd")
-    return getattr(torch.ops.infinitypool, name).default
-
-
 def _moving(body: Any) -> Any:
     """The body of an operator that moves running statistics."""
 
@@ -710,22 +707,22 @@ def _autograd(
     return (found, None, None) if residual is None else (*found, None)
 
 
-norm = _define(
+norm = define(
     "norm", f"({_COMMON}, Tensor? mean, Tensor? var, str spec{_RESULTS}", _norm, _composed
 )
-norm_moving = _define(
+norm_moving = define(
     "norm_moving",
     f"({_COMMON}, Tensor(a!) running_mean, Tensor(b!) running_var, str spec, float momentum"
     + _RESULTS,
     _moving(_norm),
     _moving(_composed),
 )
-norm_backward = _define(
+norm_backward = define(
     "norm_backward",
     "(Tensor grad_output, Tensor input, Tensor? weight, Tensor? bias, Tensor? statistics, "
     "Tensor? mean, Tensor? var, str spec, bool[3] wanted) -> (Tensor?, Tensor?, Tensor?)",
     _norm_backward,
     _composed_backward,
 )
-_library.impl("norm", _autograd, "AutogradCPU")
-_library.impl("norm_moving", _moving(_autograd), "AutogradCPU")
+library.impl("norm", _autograd, "AutogradCPU")
+library.impl("norm_moving", _moving(_autograd), "AutogradCPU")

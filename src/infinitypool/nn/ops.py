@@ -445,6 +445,27 @@ def _autocast_kernel(overload: Callable[..., Any]) -> Callable[..., Any]:
 
 # --- registration --------------------------------------------------------------------------
 
+library = torch.library.Library("infinitypool", "DEF")
+
+
+def define(
+    name: str,
+    schema: str,
+    kernel: Callable[..., Any],
+    other: Callable[..., Any] | None = None,
+) -> Callable[..., Any]:
+    """Define an operator: its kernel on the CPU, and what it is composed of elsewhere.
+
+    This is the place for what other parts of PyTorch want to know about an operator, such as
+    its shape function or its batching rule.
+    """
+    library.define(name + schema)
+    library.impl(name, kernel, "CPU")
+    if other is not None:
+        library.impl(name, other, "CompositeImplicitAutograd")
+    return getattr(torch.ops.infinitypool, name).default
+
+
 # What a forward operator gives beside the values: the end of its name, and its results.
 _FORMS = {
     "none": ("", "Tensor"),
@@ -453,32 +474,20 @@ _FORMS = {
 }
 
 
-def _register(library: torch.library.Library, reducer: str, name: str) -> Operator:
-    """Define and implement one reducer's operators.
-
-    This is the place for what other parts of PyTorch want to know about an operator, such as
-    its shape function or its batching rule.
-    """
-
-    def define(name: str, schema: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
-        library.define(name + schema)
-        library.impl(name, kernel, "CPU")
-        return getattr(getattr(torch.ops, library.ns), name).default
-
+def _register(reducer: str, name: str) -> Operator:
+    """Define and implement one reducer's operators."""
     backward = define(f"{name}_backward", _BACKWARD, _backward_kernel(reducer))
     library.impl(f"{name}_backward", _autograd_kernel_of_backward(backward), "AutogradCPU")
     operator = Operator({}, backward)
     forward = _FORWARD.format(", int seed" if reducer in _SEEDED else "")
     for extra, (suffix, results) in _FORMS.items():
         if extra == "none" or REDUCERS[reducer]["indices"]:
-            overload = define(name + suffix, forward + results, _forward_kernel(reducer, extra))
+            kernel = _forward_kernel(reducer, extra)
+            overload = define(name + suffix, forward + results, kernel, elsewhere.POOL[extra])
             operator.forward[extra] = overload
             library.impl(name + suffix, _autograd_kernel(operator, extra), "AutogradCPU")
             library.impl(name + suffix, _autocast_kernel(overload), "AutocastCPU")
-            if elsewhere.POOL[extra] is not None:
-                library.impl(name + suffix, elsewhere.POOL[extra], "CompositeImplicitAutograd")
     return operator
 
 
-_library = torch.library.Library("infinitypool", "DEF")
-OPS = {reducer: _register(_library, reducer, name) for reducer, name in OPERATORS.items()}
+OPS = {reducer: _register(reducer, name) for reducer, name in OPERATORS.items()}

@@ -25,10 +25,18 @@ from .. import _core
 from ..fractional import fractional_starts
 from ..plan import REDUCERS, Cache, contiguous_strides, pool_runner
 from ..spec import TORCH, check_bytes, dtype_of_offsets, pool_spec
-from .ops import HALVES, below_autocast, dtype_name, memory_order, recycled, transforms
+from .ops import (
+    HALVES,
+    below_autocast,
+    define,
+    dtype_name,
+    library,
+    memory_order,
+    recycled,
+    transforms,
+)
 
 _below_autograd = torch._C._AutoDispatchBelowAutograd
-_library = torch.library.Library("infinitypool", "FRAGMENT")
 _plans = Cache()
 
 
@@ -45,10 +53,7 @@ def _define(
     Without one, derivatives are those of what it is elsewhere. Under autocast it is computed in
     ``float32`` where PyTorch does so.
     """
-    _library.define(name + schema)
-    _library.impl(name, kernel, "CPU")
-    _library.impl(name, other, "CompositeImplicitAutograd")
-    overload = getattr(torch.ops.infinitypool, name).default
+    overload = define(name, schema, kernel, other)
 
     def autograd(x: Tensor, *rest: Any) -> Any:
         forward_mode = forward_ad._current_level >= 0
@@ -67,8 +72,8 @@ def _define(
         with below_autocast():
             return overload(*arguments)
 
-    _library.impl(name, autograd, "AutogradCPU")
-    _library.impl(name, autocast, "AutocastCPU")
+    library.impl(name, autograd, "AutogradCPU")
+    library.impl(name, autocast, "AutocastCPU")
     return overload
 
 

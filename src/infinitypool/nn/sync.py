@@ -73,10 +73,6 @@ def _merged(rows: Tensor, channels: int) -> tuple[Tensor, float]:
     return statistics, total
 
 
-def _move(running: Tensor, now: Tensor, momentum: float) -> None:
-    running.copy_(running.double() * (1 - momentum) + now * momentum)
-
-
 class _Synchronised(torch.autograd.Function):
     """Keeps the input, the weight, and two numbers for every channel."""
 
@@ -110,8 +106,8 @@ class _Synchronised(torch.autograd.Function):
                 f"{tuple(x.shape)}"
             )
         if running_mean is not None and count:
-            _move(running_mean, statistics[0], momentum)
-            _move(running_var, statistics[1] * (count / (count - 1)), momentum)
+            norm_ops.move(running_mean, statistics[0], momentum)
+            norm_ops.move(running_var, statistics[1] * (count / (count - 1)), momentum)
         ctx.save_for_backward(x, weight, bias, statistics)
         ctx.spec, ctx.group, ctx.count = spec, group, count
         if not x.numel():
@@ -268,9 +264,7 @@ class SyncBatchNorm(norm_modules.AnyBatchNorm, torch.nn.modules.batchnorm._Batch
         momentum = self.momentum
         if self.track_running_stats:
             mean, var = self.running_mean, self.running_var
-            self.num_batches_tracked.add_(1)
-            if momentum is None:  # the average of all batches so far
-                momentum = 1.0 / float(self.num_batches_tracked)
+            momentum = self._count()
         spec = self._spec()
         plain = replace(spec, activation="none", slope=0.0)
         y = _Synchronised.apply(
