@@ -12,10 +12,10 @@ namespace {
 
 constexpr Index kRowsFirst = 6;   // windows at least this high are reduced line by line
 
-Index window_of(const std::vector<Axis>& axes) {
+Index window_of(const std::vector<Axis>& axes, Index Axis::*taps) {
   Index n = 1;
   for (const Axis& axis : axes)
-    if (__builtin_mul_overflow(n, axis.kernel, &n)) return std::numeric_limits<Index>::max();
+    if (__builtin_mul_overflow(n, axis.*taps, &n)) return std::numeric_limits<Index>::max();
   return n;
 }
 
@@ -26,7 +26,7 @@ Weights weights_of(const ReducerInfo& info) {
 }
 
 std::size_t offset_size(const std::vector<Axis>& axes) {
-  const Index window = window_of(axes);
+  const Index window = window_of(axes, &Axis::most_taps);
   return window <= 256 ? 1 : window <= 65536 ? 2 : window <= (Index(1) << 32) ? 4 : 8;
 }
 
@@ -47,6 +47,7 @@ std::vector<Axis> axes_of(const PoolArguments& a) {
     axis.dilation = w.dilation;
     if (w.adaptive) adapt(axis);
     if (w.per_plane) place(axis);
+    axis.most_taps = !w.adaptive ? axis.kernel : axis.out == 1 ? axis.in : axis.in / std::max<Index>(1, axis.out) + 2;
     // An offset counts the taps of the window; a position in the plane counts its inputs.
     const bool plane = a.places == Places::plane;
     axis.tap_place = plane ? static_cast<std::uint64_t>(axis.dilation * input) : tap;
@@ -65,7 +66,7 @@ std::vector<Axis> axes_of(const PoolArguments& a) {
 Pool::Pool(const PoolArguments& a) {
   const ReducerInfo& info = reducers()[reducer_from(a.reducer)];
   axes_ = axes_of(a);
-  const Index window = window_of(axes_);
+  const Index window = window_of(axes_, &Axis::kernel);
   Variant variant = Variant::values;
   counted_ = info.divides && (a.masked || a.omits_nans) && a.divisor_override == 0;
   if (counted_) {

@@ -44,6 +44,7 @@ struct Axis {
   // output adds to the place of that start.
   std::uint64_t tap_place = 0;
   Index input_place = 0;
+  Index most_taps = 1;  // what chooses the type of such a place: a bound that depends on no remainder
 
   Index span() const { return (kernel - 1) * dilation + 1; }
   Index start(Index o) const { return irregular ? table[o].first : o * stride - before; }

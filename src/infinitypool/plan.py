@@ -78,7 +78,7 @@ def contiguous_strides(shape: Sequence[int], order: Sequence[int] | None = None)
     step = 1
     for axis in reversed(range(len(shape)) if order is None else order):
         strides[axis] = step
-        step *= max(shape[axis], 1)
+        step *= shape[axis] or 1
     return tuple(strides)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from math import comb
+from math import comb, prod
 from typing import Any, NamedTuple
 
 import torch
@@ -21,10 +21,14 @@ from torch import Tensor
 from ..spec import Geometry, PoolSpec, spec_from_text
 
 
-def _pool(x: Tensor, text: str, *seed: int, return_indices: bool) -> Any:
+def _pool(x: Tensor, text: str, *seed: Tensor | None, second: str, exported: bool = False) -> Any:
+    """``second`` says what is wanted beside the values: "none", "plane" or "offset"."""
     spec = spec_from_text(text)
-    if spec.reducer not in ("max", "mean"):
-        return _formula(x, spec, return_indices, *seed)
+    # Exporters know PyTorch's adaptive operators for sizes that divide and are no symbols.
+    by_formula = second == "offset" or exported and spec.adaptive is not None
+    if spec.reducer not in _WORDS or by_formula:
+        return _formula(x, spec, second, *seed)
+    return_indices = second == "plane"
     if spec.adaptive is not None:
         function = getattr(F, f"adaptive_{_WORDS[spec.reducer]}_pool{len(spec.axes)}d")
         sizes = spec.output_size([x.shape[axis] for axis in spec.axes])
@@ -193,6 +197,14 @@ def _positions(
     return positions.clamp(0, size - 1), valid
 
 
+def _largest_windows(spec: PoolSpec, sizes: Sequence[int]) -> Sequence[int]:
+    """How many taps there are along each axis: as many as the largest window has, or more."""
+    if spec.adaptive is None or all(type(size) is int for size in sizes):
+        return spec.largest_windows(sizes)
+    outputs = spec.output_size(sizes)
+    return [-(-size // out) + 1 for size, out in zip(sizes, outputs, strict=True)]
+
+
 def _windows(x: Tensor, spec: PoolSpec) -> _Windows:
     n = len(spec.axes)
     sizes = [x.shape[axis] for axis in spec.axes]
@@ -201,7 +213,7 @@ def _windows(x: Tensor, spec: PoolSpec) -> _Windows:
     if x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()
     first = x.ndim - n
-    largest = spec.largest_windows(sizes)
+    largest = _largest_windows(spec, sizes)
     for i, (window, size) in enumerate(zip(spec.windows(sizes), sizes, strict=True)):
         positions, inside = _positions(window, size, largest[i], x.device)
         x = x.index_select(first + i, positions.flatten())
@@ -300,17 +312,34 @@ def _quantile(w: _Windows, q: float, method: float) -> Tensor:
     return torch.where(w.valid.any(-1), values, 0)
 
 
-def _drawn(w: _Windows, seed: int) -> Tensor:
-    """Places drawn with probabilities after the elements, by a generator with this seed.
+def _uniform(seed: Tensor, shape: Sequence[int], device: Any) -> Tensor:
+    """Numbers from 0 to below 1, float64: the seed's and the places' bits, well mixed.
+
+    Source: SplitMix64, Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014.
+    """
+    places = torch.arange(prod(shape), device=device).reshape(shape)
+    z = places * _GOLDEN + seed.to(device)
+    for shift, factor in ((30, _MIX[0]), (27, _MIX[1]), (31, 1)):
+        z = (z ^ (z >> shift & (1 << 64 - shift) - 1)) * factor
+    return (z >> 11 & (1 << 53) - 1).double() * 2.0**-53
+
+
+# As signed numbers, in which products wrap in the same way.
+_GOLDEN, *_MIX = (
+    number - 2**64 for number in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+)
+
+
+def _drawn(w: _Windows, seed: Tensor) -> Tensor:
+    """Places drawn with probabilities after the elements, by this seed.
 
     The draws are as good as those of the CPU's kernel, but not the same.
     """
-    generator = torch.Generator(w.elements.device).manual_seed(seed)
     weights = w.filled(0).clamp(min=0).detach()
     weights = torch.where((weights == torch.inf).any(-1, True), weights == torch.inf, weights)
     weights = torch.where(weights.sum(-1, True) > 0, weights, w.valid.to(weights.dtype))
     sums = weights.cumsum(-1)
-    draw = torch.rand(sums.shape[:-1], generator=generator, device=sums.device, dtype=sums.dtype)
+    draw = _uniform(seed, sums.shape[:-1], sums.device).to(sums.dtype)
     place = (sums <= (draw * sums[..., -1])[..., None]).sum(-1).clamp(max=sums.shape[-1] - 1)
     return _first_nan(w, place)
 
@@ -346,6 +375,7 @@ _FORMULAS = {
         None, lambda w: _extremum(w, -1), lambda: True, (torch.inf, lambda d: torch.iinfo(d).max)
     ),
     "sum": _Formula(lambda w: w.filled(0).sum(-1)),
+    "mean": _Formula(lambda w: w.filled(0).sum(-1) / w.valid.sum(-1)),  # of adaptive windows
     "lp": _Formula(_lp),
     "power_mean": _Formula(_power_mean),
     "log_sum_exp": _Formula(_log_sum_exp),
@@ -360,7 +390,7 @@ _FORMULAS = {
 }
 
 
-def _formula(x: Tensor, spec: PoolSpec, return_indices: bool, *seed: int) -> Any:
+def _formula(x: Tensor, spec: PoolSpec, second: str, *seed: Tensor | None) -> Any:
     formula, parameters = _FORMULAS[spec.reducer], (*spec.parameters, *seed)
     w = _windows(x, spec)
     if not formula.selects(*parameters):
@@ -372,15 +402,73 @@ def _formula(x: Tensor, spec: PoolSpec, return_indices: bool, *seed: int) -> Any
     else:
         empty = formula.empty[0] if x.is_floating_point() else formula.empty[1](x.dtype)
         values = torch.where(some, values, empty)
-    if not return_indices:
+    if second == "none":
         return values
+    if second == "offset":
+        return values, place.to(getattr(torch, spec.offset_dtype_for(_sizes(spec, x.shape))))
     places = w.places.expand_as(w.elements).gather(-1, place[..., None])[..., 0]
     return values, torch.where(some, places, -1)
 
 
-# What the operator that gives this beside the values gives elsewhere.
-POOL = {
-    "none": partial(_pool, return_indices=False),
-    "plane": partial(_pool, return_indices=True),
-    "offset": None,
-}
+def _sizes(spec: PoolSpec, shape: Sequence[int]) -> list[int]:
+    return [shape[axis] for axis in spec.axes]
+
+
+# What the operator that gives this beside the values is composed of, and what exporters write.
+_SECONDS = ("none", "plane", "offset")
+POOL = {second: partial(_pool, second=second) for second in _SECONDS}
+EXPORTED = {second: partial(_pool, second=second, exported=True) for second in _SECONDS}
+
+
+# --- gradients -----------------------------------------------------------------------------
+
+
+def _places_of(offsets: Tensor, size: Sequence[int], spec: PoolSpec) -> tuple[Tensor, Tensor]:
+    """Winners' places in the plane from those in their windows, and whether they lie in the input."""
+    sizes = _sizes(spec, size)
+    rest: Tensor = offsets.long()
+    places: Any = torch.zeros((), dtype=torch.int64, device=offsets.device)
+    inside: Any = torch.ones((), dtype=torch.bool, device=offsets.device)
+    step = 1
+    windows, largest = spec.windows(sizes), spec.largest_windows(sizes)
+    for i in reversed(range(len(sizes))):
+        positions, valid = _positions(windows[i], sizes[i], largest[i], offsets.device)
+        output = torch.arange(positions.shape[0], device=offsets.device)
+        output = output.reshape(-1, *[1] * (-spec.axes[i] - 1))
+        tap = rest % largest[i]
+        places = places + positions[output, tap] * step
+        inside = inside & valid[output, tap]
+        rest, step = rest // largest[i], step * sizes[i]
+    return places, inside
+
+
+def winners(grad: Tensor, offsets: Tensor, size: Sequence[int], text: str) -> Tensor:
+    """What lies at the winners' places of something of the input's ``size``."""
+    spec = spec_from_text(text)
+    places, inside = _places_of(offsets, size, spec)
+    n = len(spec.axes)
+    found = grad.flatten(-n).gather(-1, places.flatten(-n)).reshape(places.shape)
+    return torch.where(inside, found, 0)
+
+
+def pool_backward(
+    grad: Tensor,
+    offsets: Tensor | None,
+    size: Sequence[int],
+    stride: Sequence[int],
+    text: str,
+    x: Tensor | None = None,
+    result: Tensor | None = None,
+) -> Tensor:
+    """The gradient of the input, which can be differentiated again."""
+    spec = spec_from_text(text)
+    n = len(spec.axes)
+    if offsets is not None:
+        places, inside = _places_of(offsets, size, spec)
+        wide = grad.float() if grad.dtype in (torch.float16, torch.bfloat16) else grad
+        sources = torch.where(inside, wide, 0).flatten(-n)
+        planes = wide.new_zeros((*size[:-n], prod(_sizes(spec, size))))
+        return planes.scatter_add(-1, places.flatten(-n), sources).reshape(size).to(grad.dtype)
+    if x is None:  # of a mean, which is the same anywhere
+        x = grad.new_zeros(size)
+    return torch.func.vjp(lambda x: _pool(x, text, second="none"), x)[1](grad)[0]

@@ -12,11 +12,11 @@ import torch
 from torch import Generator, Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from ..spec import KINDS, TORCH, spec_from_text
+from ..spec import KINDS, TORCH
 from . import windows
 from .documents import document_kind
-from .ops import HALVES
-from .windows import of_kind, valid_counts
+from .registry import HALVES
+from .windows import counter, is_tracing, of_kind
 
 
 def overridden(x: Tensor) -> bool:
@@ -82,7 +82,7 @@ def _gem_pool(n: int) -> Callable[..., Tensor]:
         ceil_mode: bool = False, *, p: float | Tensor = 3.0, eps: float = 1e-6,
     ) -> Tensor:  # fmt: skip
         if isinstance(p, Tensor):
-            if wants_gradient(p) or p.numel() != 1:
+            if is_tracing() or wants_gradient(p) or p.numel() != 1:
                 KINDS["gem"].reduce(function.__name__, {"eps": eps}, TORCH)
                 powers = powers_of(input, p, eps)
                 means = mean(
@@ -108,10 +108,9 @@ def _quantile_pool(n: int) -> tuple[Callable[..., Tensor], Callable[..., Tensor]
     def between(run: Callable[..., Any], x: Tensor, window: tuple[Any, ...], q: float) -> Tensor:
         """From two elements of every window, so that each gets its share of the gradient."""
         lower = run(x, *window, q, "lower")
-        counts = valid_counts(spec_from_text(run.text_of(*window, q, "lower")), x.shape)
-        ranks = q * (counts.double() - 1)
+        ranks = q * (counts(x, window) - 1)
         fraction = ranks - ranks.floor()
-        if not bool(fraction.any()):
+        if not is_tracing() and not bool(fraction.any()):
             return lower
         higher = run(x, *window, q, "higher")
         if lower.dtype in HALVES:
@@ -125,6 +124,7 @@ def _quantile_pool(n: int) -> tuple[Callable[..., Tensor], Callable[..., Tensor]
             return between(run, x, window, q)
         return run(x, *window, q, method)
 
+    counts = counter(f"quantile_pool{n}d", n)
     run = of_kind("quantile", f"quantile_pool{n}d", "quantile", n)
     run_median = of_kind("quantile", f"median_pool{n}d", "quantile", n)
 
@@ -154,9 +154,9 @@ def _stochastic_pool(n: int) -> Callable[..., Tensor]:
         input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
         ceil_mode: bool = False, *, training: bool = False, generator: Generator | None = None,
     ) -> Tensor:  # fmt: skip
-        seed = 0
+        seed = None
         if training:
-            seed = torch.randint(-(2**63), 2**63 - 1, (), generator=generator).item()
+            seed = torch.randint(-(2**63), 2**63 - 1, (), generator=generator, device="cpu")
         window = kernel_size, stride, padding, dilation, ceil_mode
         return run(input, *window, not training, seed=(seed,))
 

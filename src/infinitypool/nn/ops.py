@@ -10,7 +10,7 @@ For every reducer of the core, e.g. the maximum:
 
 ``spec`` is :attr:`infinitypool.spec.PoolSpec.text`: one argument that reads like the call and
 crosses the dispatcher in a third of the time that lists of integers take. Adaptive windows are
-specs like others. A reducer that draws takes an ``int seed`` behind the spec.
+specs like others. A reducer that draws takes a ``Tensor? seed`` behind the spec, one int64 number.
 
 On the CPU the kernels below run. On any other device, and under transformations that look
 through operators, :mod:`infinitypool.nn.elsewhere` composes the result of PyTorch's own
@@ -20,6 +20,7 @@ operators.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import prod
 from typing import Any, NamedTuple
 
@@ -39,6 +40,8 @@ from ..plan import (
 )
 from ..spec import TORCH, PoolSpec, spec_from_text
 from . import elsewhere
+from .registry import HALVES
+from .registry import define as register
 
 # Reducer to operator name. Everything else follows from the core's table of reducers.
 OPERATORS = {
@@ -50,7 +53,7 @@ _SEEDED = {"stochastic"}
 
 _FORWARD = "(Tensor input, str spec{}) -> "
 _BACKWARD = (
-    "(Tensor grad_output, Tensor? offsets, int[] input_size, int[] input_stride, str spec,"
+    "(Tensor grad_output, Tensor? offsets, SymInt[] input_size, SymInt[] input_stride, str spec,"
     " Tensor? input=None, Tensor? result=None) -> Tensor"
 )
 
@@ -76,7 +79,6 @@ _plans = Cache()
 _UINT64 = 2**64 - 1
 _grad_enabled = torch.is_grad_enabled
 _below_autograd = torch._C._AutoDispatchBelowAutograd
-transforms = torch._C._functorch.peek_interpreter_stack  # torch.func.grad, vmap, ...
 
 
 # --- plans ---------------------------------------------------------------------------------
@@ -95,7 +97,7 @@ def is_channels_last(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
             return False
         if axis == 0 and least == strides[1]:
             return False  # (N, 1, 1, ...): either order would do, PyTorch takes the contiguous
-        least = strides[axis] * max(shape[axis], 1)
+        least = strides[axis] * (shape[axis] or 1)
     return True
 
 
@@ -128,19 +130,17 @@ def _order(
     return memory_order(len(spec.axes), shape, strides, follow, name in _FOLLOW_UNBATCHED)
 
 
-def _make_plan(
-    runner: Callable[..., Callable[[int, int, int], None]],
-    spec: PoolSpec,
-    shape: tuple[int, ...],
-    like: tuple[tuple[int, ...], tuple[int, ...], bool],
-    dtype: torch.dtype,
-    second_dtype: torch.dtype | None = None,
-) -> _Plan:
-    """A plan for results of this ``shape``, laid out as :func:`_order` says for the input ``like``."""
-    strides = contiguous_strides(shape, _order(spec, *like))
-    itemsize = max(dtype.itemsize, second_dtype.itemsize if second_dtype else 0)
-    small = prod(shape) * itemsize < RECYCLED_BYTES
-    return _Plan(runner(strides), shape, strides, dtype, second_dtype, small)
+class _Result(NamedTuple):
+    """What a result looks like."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+    second_dtype: torch.dtype | None = None  # of the indices or offsets
+
+    def plan(self, run: Callable[..., None] | None) -> _Plan:
+        itemsize = max(self.dtype.itemsize, self.second_dtype.itemsize if self.second_dtype else 0)
+        return _Plan(run, *self, prod(self.shape) * itemsize < RECYCLED_BYTES)
 
 
 def _spec(reducer: str, text: str) -> PoolSpec:
@@ -151,43 +151,59 @@ def _spec(reducer: str, text: str) -> PoolSpec:
     return spec
 
 
+def _forward_result(spec: PoolSpec, x: Tensor, indices: str) -> _Result:
+    """Refuse what the operation does not take. Sizes may be symbols."""
+    shape, strides = tuple(x.shape), x.stride()
+    spec.check_input(shape, dtype_name(x.dtype), REDUCERS[spec.reducer]["dtypes"])
+    out_shape = spec.output_shape(shape, WIDEST)
+    order = _order(spec, shape, strides, indices == "none")
+    second = None
+    if indices == "plane":
+        second = torch.int64
+    elif indices == "offset":
+        second = getattr(torch, spec.offset_dtype_for(_pooled_sizes(spec, shape)))
+    return _Result(out_shape, contiguous_strides(out_shape, order), x.dtype, second)
+
+
 def _forward_plan(reducer: str, x: Tensor, text: str, indices: str) -> _Plan:
     spec = _spec(reducer, text)
+    result = _forward_result(spec, x, indices)
     dtype = dtype_name(x.dtype)
-    shape, strides = tuple(x.shape), x.stride()
-    spec.check_input(shape, dtype, REDUCERS[spec.reducer]["dtypes"])
-    return _make_plan(
-        lambda out_strides: pool_runner(spec, dtype, shape, strides, out_strides, indices),
-        spec,
-        spec.output_shape(shape, WIDEST),
-        (shape, strides, indices == "none"),
-        x.dtype,
-        {
-            "none": None,
-            "plane": torch.int64,
-            "offset": getattr(torch, spec.offset_dtype_for(_pooled_sizes(spec, shape))),
-        }[indices],
+    return result.plan(
+        pool_runner(spec, dtype, tuple(x.shape), x.stride(), result.strides, indices)
     )
+
+
+def _forward_shape(reducer: str, extra: str) -> Callable[..., Any]:
+    def shape(x: Tensor, text: str, seed: Tensor | None = None) -> Any:
+        result = _forward_result(_spec(reducer, text), x, extra)
+        values = x.new_empty_strided(result.shape, result.strides)
+        if extra == "none":
+            return values
+        return values, x.new_empty_strided(result.shape, result.strides, dtype=result.second_dtype)
+
+    return shape
 
 
 def _pooled_sizes(spec: PoolSpec, shape: Sequence[int]) -> list[int]:
     return [shape[axis] for axis in spec.axes]
 
 
-def _backward_plan(
-    reducer: str,
+def _backward_result(
+    spec: PoolSpec,
     grad: Tensor,
     offsets: Tensor | None,
-    size: list[int],
-    stride: list[int],
-    text: str,
+    size: Sequence[int],
+    stride: Sequence[int],
+    gradient: str,
     x: Tensor | None,
     result: Tensor | None,
-) -> _Plan:
-    spec = _spec(reducer, text)
+) -> _Result:
+    """Refuse what does not belong to one forward call. Sizes may be symbols."""
     dtype = dtype_name(grad.dtype)
     if not grad.dtype.is_floating_point:
         raise NotImplementedError(f"{spec.function}: no gradient of dtype {dtype}")
+    size, stride = tuple(size), tuple(stride)
     if len(size) != len(stride):
         raise RuntimeError(f"{spec.function}: input_size and input_stride differ in length")
     spec.check_input(size, dtype, REDUCERS[spec.reducer]["dtypes"])
@@ -196,15 +212,12 @@ def _backward_plan(
         raise RuntimeError(
             f"{spec.function}: the gradient has shape {tuple(grad.shape)}, the result {shape}"
         )
-    offset_strides: tuple[int, ...] = ()
-    gradient = gradient_of(text)
-    weighted = gradient == "weighted"
-    if weighted:
-        for tensor, wanted_shape in ((x, tuple(size)), (result, shape)):
+    if gradient == "weighted":
+        for tensor, wanted_shape in ((x, size), (result, shape)):
             if tensor is None or tuple(tensor.shape) != wanted_shape or tensor.dtype != grad.dtype:
                 raise RuntimeError(
                     f"{spec.function}: backward needs the forward call's input and result, {dtype} "
-                    f"of shapes {tuple(size)} and {shape}"
+                    f"of shapes {size} and {shape}"
                 )
     if gradient == "winner":
         wanted = spec.offset_dtype_for(_pooled_sizes(spec, size))
@@ -213,26 +226,51 @@ def _backward_plan(
                 f"{spec.function}: backward needs the forward call's offsets, {wanted} of shape "
                 f"{shape}"
             )
-        offset_strides = offsets.stride()
-    return _make_plan(
-        lambda strides: (
-            None
-            if 0 in shape
-            else backward_runner(
-                spec,
-                dtype,
-                tuple(size),
-                grad.stride(),
-                offset_strides,
-                strides,
-                *((x.stride(), result.stride()) if weighted else ()),
-            )
-        ),
-        spec,
-        tuple(size),
-        (tuple(size), tuple(stride), False),
-        grad.dtype,
+    return _Result(size, contiguous_strides(size, _order(spec, size, stride, False)), grad.dtype)
+
+
+def _backward_plan(
+    reducer: str,
+    grad: Tensor,
+    offsets: Tensor | None,
+    size: Sequence[int],
+    stride: Sequence[int],
+    text: str,
+    x: Tensor | None,
+    result: Tensor | None,
+) -> _Plan:
+    spec, gradient = _spec(reducer, text), gradient_of(text)
+    found = _backward_result(spec, grad, offsets, size, stride, gradient, x, result)
+    if not grad.numel():
+        return found.plan(None)
+    return found.plan(
+        backward_runner(
+            spec,
+            dtype_name(grad.dtype),
+            found.shape,
+            grad.stride(),
+            offsets.stride() if gradient == "winner" else (),
+            found.strides,
+            *((x.stride(), result.stride()) if gradient == "weighted" else ()),
+        )
     )
+
+
+def _backward_shape(reducer: str) -> Callable[..., Tensor]:
+    def shape(
+        grad: Tensor,
+        offsets: Tensor | None,
+        size: Sequence[int],
+        stride: Sequence[int],
+        text: str,
+        x: Tensor | None = None,
+        result: Tensor | None = None,
+    ) -> Tensor:
+        spec = _spec(reducer, text)
+        found = _backward_result(spec, grad, offsets, size, stride, gradient_of(text), x, result)
+        return grad.new_empty_strided(found.shape, found.strides)
+
+    return shape
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -251,7 +289,7 @@ def recycled(x: Tensor, shape: tuple[int, ...], strides: tuple[int, ...], dtype:
 
 
 def _forward_kernel(reducer: str, extra: str) -> Callable[..., Any]:
-    def values(x: Tensor, text: str, seed: int = 0) -> Tensor:
+    def values(x: Tensor, text: str, seed: Tensor | None = None) -> Tensor:
         key = reducer, text, x.dtype, x.shape, x.stride()
         plan = _plans.get(key)
         if plan is None:
@@ -261,17 +299,18 @@ def _forward_kernel(reducer: str, extra: str) -> Callable[..., Any]:
             out = x.new_empty_strided(shape, strides)
         else:
             out = recycled(x, shape, strides, dtype)
-        run(x.data_ptr(), out.data_ptr(), 0, 0, seed & _UINT64)
+        run(x.data_ptr(), out.data_ptr(), 0, 0, 0 if seed is None else seed.item() & _UINT64)
         return out
 
-    def values_and_more(x: Tensor, text: str, seed: int = 0) -> tuple[Tensor, Tensor]:
+    def values_and_more(x: Tensor, text: str, seed: Tensor | None = None) -> tuple[Tensor, Tensor]:
         key = reducer, text, x.dtype, x.shape, x.stride(), extra
         plan = _plans.get(key)
         if plan is None:
             plan = _plans.keep(key, _forward_plan(reducer, x, text, extra))
         out = recycled(x, plan.shape, plan.strides, plan.dtype)
         second = recycled(x, plan.shape, plan.strides, plan.second_dtype)
-        plan.run(x.data_ptr(), out.data_ptr(), second.data_ptr(), 0, seed & _UINT64)
+        number = 0 if seed is None else seed.item() & _UINT64
+        plan.run(x.data_ptr(), out.data_ptr(), second.data_ptr(), 0, number)
         return out, second
 
     return values if extra == "none" else values_and_more
@@ -306,7 +345,7 @@ def _backward_kernel(reducer: str) -> Callable[..., Tensor]:
     return backward
 
 
-# --- autograd ------------------------------------------------------------------------------
+# --- derivatives ---------------------------------------------------------------------------
 
 
 class Operator(NamedTuple):
@@ -331,7 +370,7 @@ def gradient_of(text: str) -> str:
     return gradient
 
 
-class _Differentiable(torch.autograd.Function):
+class _Pooled(torch.autograd.Function):
     """Pooling with a gradient. Keeps what that needs and nothing else.
 
     For a winner its place in the window, for a weighted sum the input and the result, and
@@ -340,7 +379,7 @@ class _Differentiable(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, text: str, operator: Operator, extra: str, *seed: int
+        ctx: Any, x: Tensor, text: str, operator: Operator, extra: str, *seed: Tensor | None
     ) -> Tensor | tuple[Tensor, Tensor]:
         ctx.operator, ctx.text, ctx.size, ctx.stride = operator, text, x.shape, x.stride()
         ctx.gradient = gradient_of(text)
@@ -368,22 +407,35 @@ class _Differentiable(torch.autograd.Function):
         return result, *(None,) * (len(ctx.needs_input_grad) - 1)
 
 
-class _Once(torch.autograd.Function):
-    """The gradient, where somebody asks for a graph through it. The place of its derivative."""
+class _Spread(torch.autograd.Function):
+    """The gradient of a winner or a mean, which is linear: its own takes the way back."""
 
     @staticmethod
-    def forward(ctx: Any, grad: Tensor, overload: Callable[..., Any], *rest: Any) -> Tensor:
-        ctx.text = next(item for item in rest if isinstance(item, str))
-        return overload(grad, *rest)
+    def forward(
+        ctx: Any,
+        grad: Tensor,
+        operator: Operator,
+        offsets: Tensor | None,
+        size: Sequence[int],
+        stride: Sequence[int],
+        text: str,
+    ) -> Tensor:
+        ctx.operator, ctx.text, ctx.size = operator, text, size
+        ctx.save_for_backward(offsets)
+        with _below_autograd():
+            return operator.backward(grad, offsets, size, stride, text)
 
     @staticmethod
-    def backward(ctx: Any, _: Tensor) -> Any:
-        raise NotImplementedError(
-            f"{ctx.text.split()[0]}: the gradient is not differentiable a second time"
-        )
+    def backward(ctx: Any, twice: Tensor) -> tuple[Tensor | None, ...]:
+        (offsets,) = ctx.saved_tensors
+        if offsets is None:
+            again = ctx.operator.forward["none"](twice, ctx.text)
+        else:
+            again = elsewhere.winners(twice, offsets, ctx.size, ctx.text)
+        return again, None, None, None, None, None
 
 
-def call(overload: Callable[..., Any], x: Tensor, text: str, *seed: int) -> Any:
+def call(overload: Callable[..., Any], x: Tensor, text: str, *seed: Tensor | None) -> Any:
     """Call a forward operator, past its autograd kernel where no gradient is asked for.
 
     That kernel would come to the same; going through it costs two microseconds.
@@ -394,76 +446,35 @@ def call(overload: Callable[..., Any], x: Tensor, text: str, *seed: int) -> Any:
         return overload(x, text, *seed)
 
 
-def _autograd_kernel(operator: Operator, extra: str) -> Callable[..., Any]:
-    overload, other = operator.forward[extra], elsewhere.POOL[extra]
-
-    def kernel(x: Tensor, text: str, *seed: int) -> Any:
-        forward_mode = forward_ad._current_level >= 0
-        if x.requires_grad and _grad_enabled() or forward_mode:
-            if other is not None and (forward_mode or transforms() is not None):
-                return other(x, text, *seed)  # derivatives of other kinds are PyTorch's
-            return _Differentiable.apply(x, text, operator, extra, *seed)
-        with _below_autograd():
-            return overload(x, text, *seed)
-
-    return kernel
+# --- batches of calls ----------------------------------------------------------------------
 
 
-def _autograd_kernel_of_backward(overload: Callable[..., Any]) -> Callable[..., Tensor]:
-    def kernel(*arguments: Any) -> Tensor:
-        if _grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in arguments):
-            return _Once.apply(arguments[0], overload, *arguments[1:])
-        with _below_autograd():
-            return overload(*arguments)
+def _batched(overload: Callable[..., Any]) -> Callable[..., Any]:
+    """Windows do not look beyond their plane, so a batch of calls is a call with more planes."""
 
-    return kernel
+    def rule(info: Any, in_dims: tuple[int | None, ...], x: Tensor, text: str) -> Any:
+        x = x.movedim(in_dims[0], 0)
+        planes = len(spec_from_text(text).axes) + 1
+        batch = x.shape[:-planes]
+        found = overload(x.flatten(0, -planes - 1), text)
+        if isinstance(found, tuple):
+            return tuple(part.unflatten(0, batch) for part in found), (0,) * len(found)
+        return found.unflatten(0, batch), 0
 
+    return rule
+
+
+# --- registration --------------------------------------------------------------------------
 
 # Functions that PyTorch runs in float32 under autocast on the CPU.
 _AUTOCAST_FLOAT32 = {
     "max_pool3d", "avg_pool3d", "adaptive_avg_pool3d", "adaptive_max_pool3d",
     "adaptive_max_pool3d_with_indices", "lp_pool3d",
 }  # fmt: skip
-_AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
-HALVES = (torch.float16, torch.bfloat16)
 
 
-def below_autocast() -> Any:
-    """What runs in here sees nothing of autocast."""
-    return torch._C._ExcludeDispatchKeyGuard(_AUTOCAST)
-
-
-def _autocast_kernel(overload: Callable[..., Any]) -> Callable[..., Any]:
-    def kernel(x: Tensor, text: str, *seed: int) -> Any:
-        if x.dtype in HALVES and text.split()[0] in _AUTOCAST_FLOAT32:
-            x = x.float()
-        with below_autocast():
-            return overload(x, text, *seed)
-
-    return kernel
-
-
-# --- registration --------------------------------------------------------------------------
-
-library = torch.library.Library("infinitypool", "DEF")
-
-
-def define(
-    name: str,
-    schema: str,
-    kernel: Callable[..., Any],
-    other: Callable[..., Any] | None = None,
-) -> Callable[..., Any]:
-    """Define an operator: its kernel on the CPU, and what it is composed of elsewhere.
-
-    This is the place for what other parts of PyTorch want to know about an operator, such as
-    its shape function or its batching rule.
-    """
-    library.define(name + schema)
-    library.impl(name, kernel, "CPU")
-    if other is not None:
-        library.impl(name, other, "CompositeImplicitAutograd")
-    return getattr(torch.ops.infinitypool, name).default
+def _in_float32(x: Tensor, text: str, *seed: Tensor | None) -> bool:
+    return x.dtype in HALVES and text.split()[0] in _AUTOCAST_FLOAT32
 
 
 # What a forward operator gives beside the values: the end of its name, and its results.
@@ -475,19 +486,54 @@ _FORMS = {
 
 
 def _register(reducer: str, name: str) -> Operator:
-    """Define and implement one reducer's operators."""
-    backward = define(f"{name}_backward", _BACKWARD, _backward_kernel(reducer))
-    library.impl(f"{name}_backward", _autograd_kernel_of_backward(backward), "AutogradCPU")
-    operator = Operator({}, backward)
-    forward = _FORWARD.format(", int seed" if reducer in _SEEDED else "")
+    """Define one reducer's operators."""
+
+    def spread(grad: Tensor, *rest: Any) -> Tensor:
+        return _Spread.apply(grad, operator, *rest[:4])
+
+    operator = Operator(
+        {},
+        register(
+            f"{name}_backward",
+            _BACKWARD,
+            kernel=_backward_kernel(reducer),
+            shape=_backward_shape(reducer),
+            composed=elsewhere.pool_backward,
+            derivative=spread if REDUCERS[reducer]["gradient"] != "weighted" else None,
+        ),
+    )
+    seeded = reducer in _SEEDED
+    forward = _FORWARD.format(", Tensor? seed=None" if seeded else "")
+
+    def recorded(extra: str, x: Tensor, text: str, *seed: Tensor | None) -> Any:
+        return _Pooled.apply(x, text, operator, extra, *seed)
+
     for extra, (suffix, results) in _FORMS.items():
         if extra == "none" or REDUCERS[reducer]["indices"]:
-            kernel = _forward_kernel(reducer, extra)
-            overload = define(name + suffix, forward + results, kernel, elsewhere.POOL[extra])
-            operator.forward[extra] = overload
-            library.impl(name + suffix, _autograd_kernel(operator, extra), "AutogradCPU")
-            library.impl(name + suffix, _autocast_kernel(overload), "AutocastCPU")
+            operator.forward[extra] = register(
+                name + suffix,
+                forward + results,
+                kernel=_forward_kernel(reducer, extra),
+                shape=_forward_shape(reducer, extra),
+                composed=elsewhere.POOL[extra],
+                derivative=partial(recorded, extra),
+                batched=None if seeded else _batched,
+                float32=_in_float32,
+                exported=elsewhere.EXPORTED[extra],
+            )
     return operator
 
 
 OPS = {reducer: _register(reducer, name) for reducer, name in OPERATORS.items()}
+
+
+# TRANSITION: until the other modules have moved to the registry
+from .registry import below_autocast, library, transforms  # noqa: E402,F401
+
+
+def define(name: str, schema: str, kernel: Any, other: Any = None) -> Any:
+    library.define(name + schema)
+    library.impl(name, kernel, "CPU")
+    if other is not None:
+        library.impl(name, other, "CompositeImplicitAutograd")
+    return getattr(torch.ops.infinitypool, name).default

@@ -6,6 +6,7 @@ in :func:`runner`.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from marshal import dumps
 from math import inf, prod
@@ -17,21 +18,45 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from ..plan import Cache, is_exact
-from ..spec import KINDS, TORCH, PoolSpec, adaptive_spec, pool_spec, spec_from_text
+from ..spec import KINDS, TORCH, PoolSpec, adaptive_spec, pool_spec
+from ..spec import spec_from_text as spec_from_text  # TRANSITION
 from . import elsewhere
 from .documents import ADAPTIVE_DOC, AVG_DOC, LP_DOC, MAX_DOC, document
 from .ops import OPS, call
+from .registry import constant_result
 
 WINDOW = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
 
 
+# Types of PyTorch's that know its operators alone.
+_COMPOSED = {"DTensor", "MaskedTensor", "NestedTensor"}
+
+
 def check_tensor(name: str, x: object) -> bool:
-    """Refuse what is no tensor; say whether it is one whose type wants to see operators."""
+    """Refuse what is no tensor; say whether its type knows PyTorch's operators alone."""
     if not isinstance(x, Tensor):
         raise TypeError(
             f"{name}(): argument 'input' (position 1) must be Tensor, not {type(x).__name__}"
         )
-    return type(x).__torch_dispatch__ is not torch._C._disabled_torch_dispatch_impl
+    return type(x).__name__ in _COMPOSED
+
+
+def is_tracing() -> bool:
+    """Whether this is not executed but read, by ``torch.compile`` or a strict ``torch.export``.
+
+    There the native plans and their caches are out of sight: constants are worked out at once, and
+    everything else goes through operators.
+    """
+    return torch.compiler.is_dynamo_compiling()
+
+
+def constant(value: Any) -> Any:
+    """An argument of a traced call as Python's own numbers: sizes become conditions."""
+    if isinstance(value, (tuple, list)):
+        return tuple([constant(item) for item in value])
+    if isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool):
+        return operator.index(value)
+    return value.__float__() if isinstance(value, (float, torch.SymFloat)) else value
 
 
 def _tuple(value: Any) -> tuple[Any, ...] | list[Any]:
@@ -41,38 +66,42 @@ def _tuple(value: Any) -> tuple[Any, ...] | list[Any]:
 def runner(
     name: str, reducer: str, n: int, extra: str, spec_of: Callable[..., PoolSpec]
 ) -> Callable[..., Any]:
-    """What all functions do with their arguments; ``spec_of`` reads them.
-
-    The function that is returned has ``text_of``, from the arguments to the spec's text.
-    """
-    operator, other = OPS[reducer].forward[extra], elsewhere.POOL[extra]
+    """What all functions do with their arguments; ``spec_of`` reads them."""
+    overload, composed = OPS[reducer].forward[extra], elsewhere.POOL[extra]
     axes = tuple(range(-n, 0))
     texts = Cache()
 
-    def text_of(*arguments: Any) -> str:
+    @constant_result
+    def new_text(*arguments: Any) -> str:
+        return spec_of(*arguments, axes=axes, front=TORCH).text
+
+    def text_of(arguments: tuple[Any, ...]) -> str:
         try:
             key = dumps(arguments, 2)
             text = texts.get(key)
         except ValueError:  # something that marshal does not know
             text = None
         if text is None:
-            text = spec_of(*arguments, axes=axes, front=TORCH).text
+            text = new_text(*arguments)
             if all(type(value) is float or is_exact(value) for value in arguments):
                 texts.keep(key, text)
         return text
 
-    def run(input: Tensor, *arguments: Any, seed: tuple[int, ...] = ()) -> Any:
-        text = text_of(*arguments)
+    def run(input: Tensor, *arguments: Any, seed: tuple[Tensor | None, ...] = ()) -> Any:
+        if is_tracing():
+            text = new_text(*[constant(argument) for argument in arguments])
+            return overload(input, text, *seed)
+        text = text_of(arguments)
         if type(input) is not Tensor and check_tensor(name, input):
-            return other(input, text, *seed)
+            return composed(input, text, *seed)
         if input.is_quantized and len(_tuple(arguments[0])) < n == 2:
             raise RuntimeError(
                 f"{name}: kernel_size={arguments[0]} must be an int or have {n} entries where the "
                 "input is quantised"
             )
-        return call(operator, input, text, *seed)
+        return call(overload, input, text, *seed)
 
-    run.text_of = text_of  # type: ignore[attr-defined]
+    run.text_of = lambda *arguments: text_of(arguments)  # TRANSITION
     return run
 
 
@@ -259,24 +288,24 @@ def _adaptive(word: str, reducer: str, n: int, form: str = "values") -> Callable
 # --- power sums ----------------------------------------------------------------------------
 
 
-def valid_counts(spec: PoolSpec, shape: tuple[int, ...]) -> Tensor:
-    """How many elements of every window lie inside the input; int64 of the outputs' shape."""
-    sizes = [shape[axis] for axis in spec.axes]
-    counts = torch.ones((), dtype=torch.int64)
-    for size, (kernel, stride, before, _, dilation, out) in zip(
-        sizes, spec.windows(sizes), strict=True
-    ):
-        start = torch.arange(out) * stride - before
-        end = torch.div(size - 1 - start, dilation, rounding_mode="floor") + 1
-        first = torch.div(dilation - 1 - start, dilation, rounding_mode="floor")
-        count = (end.clamp(max=kernel) - first.clamp(min=0)).clamp(min=0)
-        counts = counts[..., None] * count
+def counter(name: str, n: int) -> Callable[..., Tensor]:
+    """What counts the elements of every window that lie inside the input, from the same arguments."""
+    sums = regular(
+        name, "mean", n, "none",
+        (*WINDOW[:3], "dilation", "ceil_mode", "divisor_override"),
+    )  # fmt: skip
+
+    def counts(input: Tensor, window: tuple[Any, ...]) -> Tensor:
+        """Of shape (1, sizes...) and dtype float64."""
+        ones = torch.ones((1, *input.shape[-n:]), dtype=torch.float64, device=input.device)
+        return sums(ones, *window, 1)
+
     return counts
 
 
 def _lp_pool(n: int) -> Callable[..., Any]:
     name = f"lp_pool{n}d"
-    run = of_kind("lp", name, "lp", n)
+    run, counts = of_kind("lp", name, "lp", n), counter(name, n)
     largest = _extremum("max", n)
 
     def function(
@@ -299,17 +328,16 @@ def _lp_pool(n: int) -> Callable[..., Any]:
             return getattr(theirs, name)(input, norm_type, kernel_size, stride, ceil_mode)
         if norm_type == inf:
             return largest(input.abs(), kernel_size, stride, 0, 1, ceil_mode)
-        arguments = kernel_size, stride, 0, 1, ceil_mode, norm_type
-        result = run(input, *arguments)
+        window = kernel_size, stride, 0, 1, ceil_mode
+        result = run(input, *window, norm_type)
         if not ceil_mode:
             return result
         # A window over the end counts as if its mean went on, as in PyTorch's.
-        spec = spec_from_text(run.text_of(*arguments))
-        counts = valid_counts(spec, tuple(input.shape))
-        whole = prod(spec.kernel_size)
-        if counts.numel() == 0 or bool((counts == whole).all()):
+        inside = counts(input, window)
+        whole = prod(kernel_size) if isinstance(kernel_size, (tuple, list)) else kernel_size**n
+        if not is_tracing() and bool((inside == whole).all()):
             return result
-        factor = (whole / counts.double()) ** (1 / norm_type)
+        factor = (whole / inside) ** (1 / norm_type)
         return result * factor.to(result)
 
     return document(function, name, n, LP_DOC)

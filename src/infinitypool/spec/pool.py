@@ -34,6 +34,19 @@ _NO_CHANNELS = {"adaptive_avg_pool1d", "adaptive_avg_pool2d"}
 
 EDGES = ("drop", "partial")
 
+
+def least(a: int, b: int) -> int:
+    """The lesser of two sizes. Sizes may be PyTorch's symbols, which are not to be compared: every
+    comparison becomes a condition on the inputs of a traced program.
+    """
+    return min(a, b) if type(a) is int else a.__sym_min__(b)  # type: ignore[attr-defined]
+
+
+def largest(a: int, b: int) -> int:
+    """The larger of two sizes, as :func:`least`."""
+    return max(a, b) if type(a) is int else a.__sym_max__(b)  # type: ignore[attr-defined]
+
+
 # The sum of a blur's binomial coefficients, 2**(taps - 1) along every axis, must leave room for the
 # elements themselves in float32, which reaches 2**128.
 _BLUR_TAPS = 64
@@ -122,8 +135,20 @@ class PoolSpec:
         return tuple(longest)
 
     def offset_dtype_for(self, sizes: Sequence[int]) -> str:
-        """The smallest unsigned type that holds a place inside a window."""
-        return dtype_of_offsets(prod(self.largest_windows(sizes)))
+        """An unsigned type that holds a place inside a window.
+
+        For adaptive windows by a bound of their lengths that depends on no remainder, which as a
+        condition on a size that is a symbol would leave hardly another size.
+        """
+        if self.adaptive is None:
+            return dtype_of_offsets(prod(self.kernel_size))
+        outputs = self.output_size(sizes)
+        return dtype_of_offsets(
+            prod(
+                n if out == 1 else n // (out or 1) + 2
+                for n, out in zip(sizes, outputs, strict=True)
+            )
+        )
 
     @property
     def offset_dtype(self) -> str:
@@ -160,24 +185,26 @@ class PoolSpec:
             raise self._refusal(f"kernel_size={kernel} is larger than the input's {n}", i)
         if self.padding is None:
             out = -(-n // stride)
-            total = max((out - 1) * stride + span - n, 0)
+            total = largest((out - 1) * stride + span - n, 0)
             left, right = total // 2, total - total // 2
         else:
             left, right = self.padding[i]
             room = n + left + right - span
             if self.partial and n + left + right:
-                room = max(room, 0)
+                room = largest(room, 0)
             over = self.ceil_mode or self.partial
             out = (room + (stride - 1 if over else 0)) // stride + 1
-            if over and (out - 1) * stride >= n + left and not (self.partial and out == 1):
-                out -= 1
+            if over:  # less a last window that starts in the padding behind the input
+                in_front = -(-(n + left) // stride)
+                droppable = least(largest(out - 1, 0), 1) if self.partial else 1
+                out -= least(largest(out - in_front, 0), droppable)
         if out < 1:
             raise self._refusal(
                 f"a window of {span} (kernel_size={kernel}, dilation={dilation}) is larger than "
                 f"the padded input of {n + left + right} (size {n}, padding {left} and {right})",
                 i,
             )
-        if max((out - 1) * stride + span, n + left + right) > LIMIT:
+        if type(n) is int and max((out - 1) * stride + span, n + left + right) > LIMIT:
             raise self._refusal(
                 f"size {n} with stride={stride}, padding {left} and {right} and a window of "
                 f"{span} has positions that do not fit into 64 bits (kernel_size={kernel})",
@@ -189,7 +216,7 @@ class PoolSpec:
         out = n if self.adaptive[i] is None else self.adaptive[i]
         if n < 1 and (out or not self.front.lenient):
             raise self._refusal(f"output_size={self.adaptive[i]} of an axis without elements", i)
-        if n * out > LIMIT:
+        if type(n) is int and n * out > LIMIT:
             raise self._refusal(
                 f"output_size={out} of {n} elements is too large for 64 bits: their product must "
                 "be below 2**63",
@@ -236,7 +263,8 @@ class PoolSpec:
         result = list(shape)
         for axis, size in zip(self.axes, sizes, strict=True):
             result[axis] = size
-        if itemsize * prod(max(size, 1) for size in result) > LIMIT:
+        known = all(type(size) is int for size in result)
+        if known and itemsize * prod(max(size, 1) for size in result) > LIMIT:
             if self.adaptive is not None:
                 how = f"output_size={_join(self.adaptive)}"
             else:
