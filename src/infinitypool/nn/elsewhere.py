@@ -21,12 +21,10 @@ from torch import Tensor
 from ..spec import Geometry, PoolSpec, spec_from_text
 
 
-def _pool(x: Tensor, text: str, *seed: Tensor | None, second: str, exported: bool = False) -> Any:
+def _pool(x: Tensor, text: str, *seed: Tensor | None, second: str) -> Any:
     """``second`` says what is wanted beside the values: "none", "plane" or "offset"."""
     spec = spec_from_text(text)
-    # Exporters know PyTorch's adaptive operators for sizes that divide and are no symbols.
-    by_formula = second == "offset" or exported and spec.adaptive is not None
-    if spec.reducer not in _WORDS or by_formula:
+    if spec.reducer not in _WORDS or second == "offset":
         return _formula(x, spec, second, *seed)
     return_indices = second == "plane"
     if spec.adaptive is not None:
@@ -66,10 +64,12 @@ def _ends(spec: PoolSpec, shape: tuple[int, ...], geometry: Geometry) -> list[in
     """The widths for ``F.pad`` after which every window lies inside. Negative ones crop."""
     widths = []
     for i in reversed(range(len(spec.axes))):
-        span = spec.dilation[i] * (spec.kernel_size[i] - 1) + 1
-        covered = (geometry.output_size[i] - 1) * spec.stride[i] + span
-        before = geometry.padding_before[i]
-        widths += [before, covered - before - shape[spec.axes[i]]]
+        before, after = geometry.padding_before[i], geometry.padding_after[i]
+        if spec.ceil_mode or spec.partial:
+            span = spec.dilation[i] * (spec.kernel_size[i] - 1) + 1
+            covered = (geometry.output_size[i] - 1) * spec.stride[i] + span
+            after = covered - before - shape[spec.axes[i]]
+        widths += [before, after]
     return widths
 
 
@@ -121,28 +121,29 @@ def _places(
 
 def _average(x: Tensor, spec: PoolSpec, geometry: Geometry) -> Tensor:
     total = _window_sums(F.pad(x, _ends(spec, tuple(x.shape), geometry)), spec, geometry)
-    if spec.divisor_override:
-        divisor: Any = spec.divisor_override
-    else:
-        # What counts as 1: the input's elements, and the padding where it counts.
-        counted = torch.ones(
-            [x.shape[axis] for axis in spec.axes], dtype=torch.int64, device=x.device
-        )
-        widths = _ends(spec, tuple(x.shape), geometry)
-        if spec.count_include_pad:
-            ends = [
-                width
-                for i in reversed(range(len(spec.axes)))
-                for width in (geometry.padding_before[i], geometry.padding_after[i])
-            ]
-            counted = F.pad(counted, ends, value=1)
-            widths = [width - end for width, end in zip(widths, ends, strict=True)]
-        divisor = _window_sums(F.pad(counted, widths), spec, geometry)
+    divisor = _divisor(x, spec, geometry)
     if x.dtype.is_floating_point:
         return (total / divisor).to(x.dtype)
     if not spec.divisor_override:
         divisor = divisor.clamp(min=1)  # the sum is zero where nothing counts
     return torch.div(total, divisor, rounding_mode="trunc").to(x.dtype)
+
+
+def _divisor(x: Tensor, spec: PoolSpec, geometry: Geometry) -> Any:
+    """What counts as 1 in every window: the input's elements, and the padding where it counts."""
+    if spec.divisor_override:
+        return spec.divisor_override
+    counted = torch.ones([x.shape[axis] for axis in spec.axes], dtype=torch.int64, device=x.device)
+    widths = _ends(spec, tuple(x.shape), geometry)
+    if spec.count_include_pad:
+        ends = [
+            width
+            for i in reversed(range(len(spec.axes)))
+            for width in (geometry.padding_before[i], geometry.padding_after[i])
+        ]
+        counted = F.pad(counted, ends, value=1)
+        widths = [width - end for width, end in zip(widths, ends, strict=True)]
+    return _window_sums(F.pad(counted, widths), spec, geometry)
 
 
 def _window_sums(padded: Tensor, spec: PoolSpec, geometry: Geometry) -> Tensor:
@@ -185,7 +186,8 @@ def _positions(
     outputs = torch.arange(window[-1], device=device)
     if len(window) == 1:
         first = torch.div(outputs * size, window[0], rounding_mode="floor")
-        count = -torch.div(-(outputs + 1) * size, window[0], rounding_mode="floor") - first
+        last = (outputs + 1) * size + window[0] - 1
+        count = torch.div(last, window[0], rounding_mode="floor") - first
         taps = torch.arange(largest, device=device)
         positions = first[:, None] + taps
         valid = taps < count[:, None]
@@ -202,7 +204,8 @@ def _largest_windows(spec: PoolSpec, sizes: Sequence[int]) -> Sequence[int]:
     if spec.adaptive is None or all(type(size) is int for size in sizes):
         return spec.largest_windows(sizes)
     outputs = spec.output_size(sizes)
-    return [-(-size // out) + 1 for size, out in zip(sizes, outputs, strict=True)]
+    # Without negative numbers, whose quotients round to zero in some programs that are exported.
+    return [(size + out - 1) // out + 1 for size, out in zip(sizes, outputs, strict=True)]
 
 
 def _windows(x: Tensor, spec: PoolSpec) -> _Windows:
@@ -263,22 +266,49 @@ def _power_mean(w: _Windows, p: float, floor: float) -> Tensor:
     return _safe_root(torch.where(w.valid, power, 0).sum(-1) / w.valid.sum(-1), p)
 
 
+def _raised(w: _Windows, p: float, floor: float = -torch.inf) -> Tensor:
+    """Powers of the elements, where they are not raised to a floor; zeros outside."""
+    base = torch.where(w.valid & (w.elements >= floor), w.elements, 1)
+    return torch.where(w.valid & (w.elements >= floor), base**p, 0)
+
+
+def _lp_slope(w: _Windows, p: float) -> Tensor:
+    total = (w.filled(0) ** p).sum(-1, True)
+    return _raised(w, p - 1) * _safe_root(total.abs(), p / (1 - p) if p != 1 else torch.inf)
+
+
+def _power_mean_slope(w: _Windows, p: float, floor: float) -> Tensor:
+    count = w.valid.sum(-1, True)
+    raised = w.elements.clamp(min=floor) if floor > -torch.inf else w.elements
+    power = torch.where(w.valid, raised, 1) ** p
+    mean = torch.where(w.valid, power, 0).sum(-1, True) / count
+    root = _safe_root(mean.abs(), p / (1 - p) if p != 1 else torch.inf)
+    return _raised(w, p - 1, floor) * root / count
+
+
 def _log_sum_exp(w: _Windows, beta: float) -> Tensor:
     return torch.where(w.valid, beta * w.elements, -torch.inf).logsumexp(-1) / beta
 
 
+def _softmax(w: _Windows, beta: float) -> Tensor:
+    return torch.where(w.valid, beta * w.elements, -torch.inf).softmax(-1)
+
+
 def _soft(w: _Windows, beta: float) -> Tensor:
-    weights = torch.where(w.valid, beta * w.elements, -torch.inf).softmax(-1)
-    mean = (w.filled(0) * torch.where(w.valid, weights, 0)).sum(-1)
+    mean = (w.filled(0) * torch.where(w.valid, _softmax(w, beta), 0)).sum(-1)
     return torch.where(w.valid.any(-1), mean, torch.nan)
 
 
-def _blur(w: _Windows) -> Tensor:
+def _soft_slope(w: _Windows, beta: float) -> Tensor:
+    return _softmax(w, beta) * (1 + beta * (w.elements - _soft(w, beta)[..., None]))
+
+
+def _binomial(w: _Windows) -> Tensor:
     weights = torch.ones(1, dtype=torch.float64)
     for k in w.kernel_size:
         row = torch.tensor([comb(k - 1, i) for i in range(k)], dtype=torch.float64) / 2.0 ** (k - 1)
         weights = torch.outer(weights, row).flatten()
-    return (w.filled(0) * weights.to(w.elements)).sum(-1)
+    return weights.to(w.elements)
 
 
 def _ranked(w: _Windows, q: float, method: float) -> Tensor:
@@ -344,11 +374,23 @@ def _drawn(w: _Windows, seed: Tensor) -> Tensor:
     return _first_nan(w, place)
 
 
-def _expected(w: _Windows) -> Tensor:
+def _chances(w: _Windows) -> tuple[Tensor, Tensor]:
+    """What elements are drawn after, and whether any is: all alike where none is positive."""
     weights = w.filled(0).clamp(min=0)
-    total = weights.sum(-1, True)
-    weights = torch.where(total > 0, weights, w.valid.to(weights.dtype))
+    some = weights.sum(-1, True) > 0
+    return torch.where(some, weights, w.valid.to(weights.dtype)), some
+
+
+def _expected(w: _Windows) -> Tensor:
+    weights, _ = _chances(w)
     return (weights * w.filled(0)).sum(-1) / weights.sum(-1)
+
+
+def _expected_slope(w: _Windows) -> Tensor:
+    weights, some = _chances(w)
+    mean = _expected(w)[..., None]
+    slope = torch.where(some, torch.where(weights > 0, 2 * weights - mean, 0), weights)
+    return slope / weights.sum(-1, True)
 
 
 def _taken(w: _Windows, place: Tensor) -> Tensor:
@@ -356,12 +398,14 @@ def _taken(w: _Windows, place: Tensor) -> Tensor:
 
 
 class _Formula(NamedTuple):
-    """A reducer's value, and the place of the element that it is where it is one.
+    """A reducer's value, or the place of the element that it is.
 
     ``empty`` is what it selects from a window without elements, for floats and the others.
+    ``slope`` is the derivative of a value by each of its elements.
     """
 
     value: Callable[..., Tensor] | None
+    slope: Callable[..., Tensor] | None = None
     place: Callable[..., Tensor] | None = None
     selects: Callable[..., bool] = lambda *parameters: False
     empty: tuple[Any, Callable[[torch.dtype], Any]] = (torch.nan, lambda dtype: 0)
@@ -369,23 +413,33 @@ class _Formula(NamedTuple):
 
 _FORMULAS = {
     "max": _Formula(
-        None, lambda w: _extremum(w, 1), lambda: True, (-torch.inf, lambda d: torch.iinfo(d).min)
+        None,
+        place=lambda w: _extremum(w, 1),
+        selects=lambda: True,
+        empty=(-torch.inf, lambda d: torch.iinfo(d).min),
     ),
     "min": _Formula(
-        None, lambda w: _extremum(w, -1), lambda: True, (torch.inf, lambda d: torch.iinfo(d).max)
+        None,
+        place=lambda w: _extremum(w, -1),
+        selects=lambda: True,
+        empty=(torch.inf, lambda d: torch.iinfo(d).max),
     ),
-    "sum": _Formula(lambda w: w.filled(0).sum(-1)),
-    "mean": _Formula(lambda w: w.filled(0).sum(-1) / w.valid.sum(-1)),  # of adaptive windows
-    "lp": _Formula(_lp),
-    "power_mean": _Formula(_power_mean),
-    "log_sum_exp": _Formula(_log_sum_exp),
-    "soft": _Formula(_soft),
-    "blur": _Formula(_blur),
-    "quantile": _Formula(_quantile, _ranked, lambda q, method: method != 0),
+    "sum": _Formula(lambda w: w.filled(0).sum(-1), lambda w: w.valid.to(w.elements)),
+    "mean": _Formula(  # of adaptive windows
+        lambda w: w.filled(0).sum(-1) / w.valid.sum(-1),
+        lambda w: w.valid.to(w.elements) / w.valid.sum(-1, True),
+    ),
+    "lp": _Formula(_lp, _lp_slope),
+    "power_mean": _Formula(_power_mean, _power_mean_slope),
+    "log_sum_exp": _Formula(_log_sum_exp, _softmax),
+    "soft": _Formula(_soft, _soft_slope),
+    "blur": _Formula(lambda w: (w.filled(0) * _binomial(w)).sum(-1), _binomial),
+    "quantile": _Formula(_quantile, place=_ranked, selects=lambda q, method: method != 0),
     "stochastic": _Formula(
-        lambda w, expectation, seed: _expected(w),
+        lambda w, expectation, seed=None: _expected(w),
+        lambda w, expectation: _expected_slope(w),
         lambda w, expectation, seed: _drawn(w, seed),
-        lambda expectation, seed: not expectation,
+        lambda expectation, seed=None: not expectation,
     ),
 }
 
@@ -414,10 +468,9 @@ def _sizes(spec: PoolSpec, shape: Sequence[int]) -> list[int]:
     return [shape[axis] for axis in spec.axes]
 
 
-# What the operator that gives this beside the values is composed of, and what exporters write.
+# What the operator that gives this beside the values is composed of.
 _SECONDS = ("none", "plane", "offset")
 POOL = {second: partial(_pool, second=second) for second in _SECONDS}
-EXPORTED = {second: partial(_pool, second=second, exported=True) for second in _SECONDS}
 
 
 # --- gradients -----------------------------------------------------------------------------
@@ -447,7 +500,9 @@ def winners(grad: Tensor, offsets: Tensor, size: Sequence[int], text: str) -> Te
     spec = spec_from_text(text)
     places, inside = _places_of(offsets, size, spec)
     n = len(spec.axes)
-    found = grad.flatten(-n).gather(-1, places.flatten(-n)).reshape(places.shape)
+    # Autograd's own batches of gradients know reshape, but not flatten.
+    planes = grad.reshape((*size[:-n], prod(_sizes(spec, size))))
+    found = planes.gather(-1, places.flatten(-n)).reshape(places.shape)
     return torch.where(inside, found, 0)
 
 
@@ -463,12 +518,21 @@ def pool_backward(
     """The gradient of the input, which can be differentiated again."""
     spec = spec_from_text(text)
     n = len(spec.axes)
+    wide = grad.float() if grad.dtype in (torch.float16, torch.bfloat16) else grad
+    planes = wide.new_zeros((*size[:-n], prod(_sizes(spec, size))))
     if offsets is not None:
         places, inside = _places_of(offsets, size, spec)
-        wide = grad.float() if grad.dtype in (torch.float16, torch.bfloat16) else grad
         sources = torch.where(inside, wide, 0).flatten(-n)
-        planes = wide.new_zeros((*size[:-n], prod(_sizes(spec, size))))
-        return planes.scatter_add(-1, places.flatten(-n), sources).reshape(size).to(grad.dtype)
-    if x is None:  # of a mean, which is the same anywhere
-        x = grad.new_zeros(size)
-    return torch.func.vjp(lambda x: _pool(x, text, second="none"), x)[1](grad)[0]
+        planes = planes.scatter_add(-1, places.flatten(-n), sources)
+    else:
+        if x is None:  # of an operation that is linear in its elements
+            x = grad.new_zeros(size)
+        w = _windows(x, spec)
+        if spec.reducer == "mean" and spec.adaptive is None:
+            divisor = _divisor(x, spec, spec.geometry(_sizes(spec, size)))
+            slope = (w.valid.to(wide.dtype) / torch.as_tensor(divisor)[..., None]).to(wide.dtype)
+        else:
+            slope = _FORMULAS[spec.reducer].slope(w, *spec.parameters)
+        sources = torch.where(w.valid, wide[..., None] * slope, 0)
+        planes = planes.index_add(-1, w.places.flatten(), sources.flatten(-n - 1))
+    return planes.reshape(size).to(grad.dtype)

@@ -39,7 +39,7 @@ from ..plan import (
     pool_runner,
 )
 from ..spec import TORCH, PoolSpec, spec_from_text
-from . import elsewhere
+from . import elsewhere, exporting
 from .registry import HALVES
 from .registry import define as register
 
@@ -203,6 +203,8 @@ def _backward_result(
     dtype = dtype_name(grad.dtype)
     if not grad.dtype.is_floating_point:
         raise NotImplementedError(f"{spec.function}: no gradient of dtype {dtype}")
+    if gradient == "between":
+        raise NotImplementedError(f"{spec.function}: no gradient of what lies between two elements")
     size, stride = tuple(size), tuple(stride)
     if len(size) != len(stride):
         raise RuntimeError(f"{spec.function}: input_size and input_stride differ in length")
@@ -359,14 +361,21 @@ _gradients = Cache()
 
 
 def gradient_of(text: str) -> str:
-    """Where the gradient of an operation goes: "winner", "even" or "weighted"."""
+    """Where the gradient of an operation goes: "winner", "even" or "weighted".
+
+    Or "between", to two elements of a window, for which there is no kernel.
+    """
     gradient = _gradients.get(text)
     if gradient is None:
         spec = spec_from_text(text)
         row = REDUCERS[spec.reducer]
         named = dict(zip(row["parameters"], spec.parameters, strict=False))
-        drawn = named.get("expectation") == 0  # a draw selects, its expectation does not
-        gradient = _gradients.keep(text, "winner" if drawn else row["gradient"])
+        gradient = row["gradient"]
+        if named.get("expectation") == 0:  # a draw selects, its expectation does not
+            gradient = "winner"
+        elif named.get("method") == 0:  # linear
+            gradient = "between"
+        _gradients.keep(text, gradient)
     return gradient
 
 
@@ -506,6 +515,8 @@ def _register(reducer: str, name: str) -> Operator:
     forward = _FORWARD.format(", Tensor? seed=None" if seeded else "")
 
     def recorded(extra: str, x: Tensor, text: str, *seed: Tensor | None) -> Any:
+        if gradient_of(text) == "between":
+            return elsewhere.POOL[extra](x, text, *seed)
         return _Pooled.apply(x, text, operator, extra, *seed)
 
     for extra, (suffix, results) in _FORMS.items():
@@ -519,7 +530,7 @@ def _register(reducer: str, name: str) -> Operator:
                 derivative=partial(recorded, extra),
                 batched=None if seeded else _batched,
                 float32=_in_float32,
-                exported=elsewhere.EXPORTED[extra],
+                exported=exporting.EXPORTED[extra],
             )
     return operator
 

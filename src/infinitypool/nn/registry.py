@@ -38,7 +38,6 @@ class Operator(NamedTuple):
     shape: Body
     composed: Body
     derivative: Body | None
-    batched: Body
 
 
 OPERATORS: dict[str, Operator] = {}
@@ -66,7 +65,7 @@ def define(
             that the kernel would give. Sizes may be symbols
         composed: the results, of PyTorch's own operators: on other devices, for derivatives in
             forward mode and under transformations, and for derivatives where there is no
-            ``derivative``
+            ``derivative``. No transformation of ``torch.func`` may occur in it
         derivative: the results with the gradient recorded, on the CPU
         batched: from what calls the operator to its batching rule, with the signature of
             :func:`torch.library.register_vmap`'s; by default that of what it is composed of
@@ -75,17 +74,19 @@ def define(
     """
     library.define(name + schema)
     overload = getattr(torch.ops.infinitypool, name).default
-    rule = batched(overload) if batched else _batched(composed)
     library.impl(name, kernel, "CPU")
     library.impl(name, composed, "CompositeExplicitAutograd")
     torch.library.register_fake(f"infinitypool::{name}", shape, lib=library)
-    torch.library.register_vmap(f"infinitypool::{name}", rule, lib=library)
+    if batched is None:  # PyTorch's operators know what to do with batches
+        library.impl(name, composed, "FuncTorchBatched")
+    else:
+        torch.library.register_vmap(f"infinitypool::{name}", batched(overload), lib=library)
     library.impl(name, _autograd(overload, composed, derivative), "Autograd")
     library.impl(name, _autocast(overload, float32), "AutocastCPU")
     # Exporters read the first; the second keeps tensors without data from reading it, too.
     register_decomposition(overload)(_plain(exported or composed))
     register_decomposition(overload, type="meta")(_plain(shape))
-    OPERATORS[name] = Operator(overload, kernel, shape, composed, derivative, rule)
+    OPERATORS[name] = Operator(overload, kernel, shape, composed, derivative)
     return overload
 
 
@@ -137,11 +138,3 @@ def _autocast(overload: Body, float32: Callable[..., bool] | None) -> Body:
             return overload(*arguments)
 
     return kernel
-
-
-def _batched(composed: Body) -> Body:
-    def rule(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
-        results = torch.vmap(composed, in_dims, randomness=info.randomness)(*arguments)
-        return results, (0,) * len(results) if isinstance(results, tuple) else 0
-
-    return rule

@@ -1,0 +1,167 @@
+"""Every operator has every part, and all parts say the same.
+
+The tests go through the registry: an operator that is added is tested, and fails where it lacks a
+part or samples.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pathlib
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+import infinitypool.nn  # noqa: F401
+from infinitypool.nn.registry import OPERATORS
+
+SAMPLES: dict[str, list[tuple]] = {}
+for _path in sorted(pathlib.Path(__file__).parent.glob("*_samples.py")):
+    SAMPLES |= importlib.import_module(_path.stem).SAMPLES
+
+NAMES = sorted(OPERATORS)
+# What draws anew cannot be followed by differences; its derivatives are those for the draw.
+_KEYS = ("CPU", "Meta", "CompositeExplicitAutograd", "Autograd", "AutocastCPU", "FuncTorchBatched")
+
+
+def _tensors(result):
+    """The results that are tensors of floats, and the others."""
+    results = result if isinstance(result, tuple) else (result,)
+    return [r for r in results if isinstance(r, Tensor)]
+
+
+def _mutates(name):
+    return OPERATORS[name].overload._schema.is_mutable
+
+
+def _fresh(arguments):
+    """The same with tensors of their own, in the same layout."""
+    return tuple(
+        tree_map_only(Tensor, lambda t: torch.empty_like(t).copy_(t), a) for a in arguments
+    )
+
+
+def _floats(arguments):
+    return [
+        i for i, a in enumerate(arguments) if isinstance(a, Tensor) and a.dtype.is_floating_point
+    ]
+
+
+def test_all_operators_are_in_the_registry_and_have_samples():
+    prefix = "infinitypool::"
+    known = {
+        name.removeprefix(prefix)
+        for name in torch._C._dispatch_get_all_op_names()
+        if name.startswith(prefix)
+    }
+    # What draws gives something else at every call, which is what the checks here look for.
+    drawing = {
+        name
+        for name in known
+        if torch.Tag.nondeterministic_seeded in getattr(torch.ops.infinitypool, name).default.tags
+    }
+    known -= drawing
+    assert known == set(NAMES) == set(SAMPLES)
+    assert all(SAMPLES.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_operator_has_every_part(name):
+    operator = OPERATORS[name]
+    for part in (operator.kernel, operator.shape, operator.composed):
+        assert callable(part)
+    for key in _KEYS:
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"infinitypool::{name}", key), key
+    assert operator.overload in torch._decomp.decomposition_table
+    assert operator.overload in torch._decomp.meta_table
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_opcheck(name):
+    """PyTorch's own check: schema, autograd registration, fake tensors, and all of it under AOT."""
+    for arguments in SAMPLES[name][:: max(1, len(SAMPLES[name]) // 4)]:
+        for recorded in (False, True):
+            if recorded and (_mutates(name) or not _floats(arguments)):
+                continue
+            given = _fresh(arguments)
+            if recorded:
+                for i in _floats(given):
+                    given[i].requires_grad_()
+            results = torch.library.opcheck(OPERATORS[name].overload, given)
+            assert set(results.values()) == {"SUCCESS"}, results
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shapes_and_compositions_are_those_of_kernels(name):
+    operator = OPERATORS[name]
+    for arguments in SAMPLES[name]:
+        given = _fresh(arguments)
+        found = _tensors(operator.overload(*given))
+        on_meta = tree_map_only(Tensor, lambda t: t.to("meta"), arguments)
+        shapes = _tensors(operator.overload(*on_meta))
+        assert len(shapes) == len(found)
+        for result, shape in zip(found, shapes, strict=True):
+            assert (result.shape, result.stride()) == (shape.shape, shape.stride())
+            assert (result.dtype, shape.device.type) == (shape.dtype, "meta")
+        if "seed" in str(operator.overload._schema):
+            continue  # what is composed draws in another way
+        again = _fresh(arguments)
+        composed = _tensors(operator.composed(*again))
+        for result, other in zip(found, composed, strict=True):
+            torch.testing.assert_close(result, other)
+        for one, other in zip(_tensors(given), _tensors(again), strict=True):
+            torch.testing.assert_close(one, other)  # also what was written into
+
+
+DIFFERENTIABLE = [
+    name
+    for name in NAMES
+    if not _mutates(name) and "seed" not in str(OPERATORS[name].overload._schema)
+]
+
+
+def _of_floats(name, arguments):
+    """The operator as a function of its tensors of floats, which gives such tensors."""
+    places = _floats(arguments)
+
+    def function(*tensors):
+        given = list(arguments)
+        for place, tensor in zip(places, tensors, strict=True):
+            given[place] = tensor
+        results = _tensors(OPERATORS[name].overload(*given))
+        return tuple(r for r in results if r.dtype.is_floating_point)
+
+    return function, tuple(arguments[place].detach().clone() for place in places)
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_derivatives_of_both_modes_and_orders(name):
+    for arguments in SAMPLES[name]:
+        function, tensors = _of_floats(name, arguments)
+        leaves = tuple(t.requires_grad_() for t in tensors)
+        if not any(r.requires_grad for r in function(*leaves)):
+            continue
+        assert torch.autograd.gradcheck(
+            function, leaves, fast_mode=True, check_forward_ad=True, check_batched_grad=True
+        )
+        assert torch.autograd.gradgradcheck(function, leaves, fast_mode=True)
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_a_batch_of_calls_is_as_many_calls(name):
+    for arguments in SAMPLES[name]:
+        function, tensors = _of_floats(name, arguments)
+        if not tensors:
+            continue
+        batches = [torch.stack((t, t.flip(0) if t.ndim else 2 * t, 0.5 * t)) for t in tensors]
+        if "backward" in name or "given" in name:  # what belongs to one forward call
+            batches[1:] = [torch.stack((t, t, t)) for t in tensors[1:]]
+        found = torch.vmap(function)(*batches)
+        wanted = [function(*parts) for parts in zip(*batches, strict=True)]
+        for i, result in enumerate(found):
+            torch.testing.assert_close(result, torch.stack([w[i] for w in wanted]))
+        last = torch.vmap(function, in_dims=-1, out_dims=-1)(*(b.movedim(0, -1) for b in batches))
+        for result, other in zip(found, last, strict=True):
+            torch.testing.assert_close(result, other.movedim(-1, 0))
