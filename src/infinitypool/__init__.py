@@ -11,14 +11,16 @@ array([[ 6,  8],
 array([[-0.97,  0.97],
        [ 0.  ,  0.  ]], dtype=float32)
 
-:mod:`infinitypool.nn` holds the same operations as PyTorch modules and functions. It is imported
-when it is first used, so that NumPy users need no PyTorch.
+:mod:`infinitypool.nn` holds the same operations as PyTorch modules and functions, and stands in
+for ``torch.nn``. ``convert`` puts them into a PyTorch model, ``revert`` takes them out again, and
+``optimize`` makes a model of fewer passes for inference. All of these are imported when they are
+first used, so that NumPy users need no PyTorch.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from types import ModuleType
+from typing import Any
 
 from . import arrays
 from .arrays import *  # noqa: F403
@@ -46,7 +48,21 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> ModuleType:
-    if name == "nn":
-        return import_module(".nn", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Names that need PyTorch, and where they are.
+_WITH_PYTORCH = {
+    "convert": ".nn.conversion",
+    "nn": ".nn",
+    "optimize": ".nn.optimization",
+    "revert": ".nn.conversion",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WITH_PYTORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(_WITH_PYTORCH[name], __name__)
+    return module if name == "nn" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_WITH_PYTORCH})

@@ -11,6 +11,8 @@ Beside PyTorch's functions there are kinds that it does not have: minima, genera
 quantiles, draws, blurs, pyramids and pools of whole planes. Norms take an ``activation``, or add
 a residual first (``add_layer_norm`` and its like); dropout takes a ``generator``.
 
+Every other name of ``torch.nn.functional`` is PyTorch's own object.
+
 >>> import torch
 >>> import infinitypool.nn.functional as F
 >>> x = torch.arange(1.0, 17.0).view(1, 1, 4, 4)
@@ -22,10 +24,15 @@ tensor([[[[ 5,  7],
           [13, 15]]]])
 >>> F.max_pool2d(x, 2, stride=1, padding="same").shape
 torch.Size([1, 1, 4, 4])
+>>> F.conv2d is torch.nn.functional.conv2d
+True
 """
 
 from __future__ import annotations
 
+import torch.nn.functional as _theirs
+
+from . import standin as _standin
 from .composites import (
     blur_pool1d,
     blur_pool2d,
@@ -213,3 +220,9 @@ __all__ = [
     "stochastic_pool2d",
     "stochastic_pool3d",
 ]
+
+# Bound here, not looked up at every call: that takes half as long as a small ReLU does.
+_others = [name for name in _standin.starred(_theirs) if name not in __all__]
+globals().update({name: getattr(_theirs, name) for name in _others})
+__all__ += _others
+__getattr__, __dir__ = _standin.lookups(__name__, _theirs)
