@@ -6,6 +6,7 @@
 
 #include <stdexcept>
 
+#include "call.hpp"
 #include "memory/recycler.hpp"
 #include "table.hpp"
 #include "walkers/gathered.hpp"
@@ -19,6 +20,7 @@ using namespace infinitypool;
 void bind_norm(nb::module_& m);
 void bind_unpool(nb::module_& m);
 void bind_dropout(nb::module_& m);
+void bind_call(nb::module_& m);
 
 namespace {
 
@@ -164,6 +166,8 @@ NB_MODULE(_core, m) {
 
   nb::class_<Block>(m, "Block", nb::type_slots(block_slots)).def(nb::init<std::size_t>(), "nbytes"_a);
 
+  bind_call(m);
+
   nb::class_<AnyPool>(m, "Pool")
       .def(
           "__init__",
@@ -190,7 +194,16 @@ NB_MODULE(_core, m) {
             nb::gil_scoped_release release;
             self.run(pointer(in), pointer(out), pointer(indices), static_cast<const std::uint8_t*>(pointer(mask)), seed);
           },
-          "x"_a, "out"_a, "indices"_a, "mask"_a, "seed"_a);
+          "x"_a, "out"_a, "indices"_a, "mask"_a, "seed"_a)
+      .def(
+          "work",
+          [](const AnyPool& self) {
+            return Work{[&self](void* const* at, std::uint64_t seed) {
+              self.run(at[0], at[1], at[2], static_cast<const std::uint8_t*>(at[3]), seed);
+              return true;
+            }};
+          },
+          nb::keep_alive<0, 1>());
 
   nb::class_<PoolBackward>(m, "PoolBackward")
       .def(
@@ -219,7 +232,16 @@ NB_MODULE(_core, m) {
             nb::gil_scoped_release release;
             self.run(pointer(grad), pointer(offsets), pointer(grad_in), pointer(x), pointer(result));
           },
-          "grad"_a, "offsets"_a, "grad_in"_a, "x"_a, "result"_a);
+          "grad"_a, "offsets"_a, "grad_in"_a, "x"_a, "result"_a)
+      .def(
+          "work",
+          [](const PoolBackward& self) {
+            return Work{[&self](void* const* at, std::uint64_t) {
+              self.run(at[0], at[1], at[2], at[3], at[4]);
+              return true;
+            }};
+          },
+          nb::keep_alive<0, 1>());
 
   bind_norm(m);
   bind_unpool(m);

@@ -2,7 +2,10 @@
 
 #include <nanobind/nanobind.h>
 
+#include "call.hpp"
 #include "dropout/dropout.hpp"
+#include "memory/recycler.hpp"
+#include "norm/norm.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -31,5 +34,28 @@ void bind_dropout(nb::module_& m) {
             nb::gil_scoped_release release;
             self.factors(reinterpret_cast<double*>(factors), reinterpret_cast<double*>(offsets), n, seed);
           },
-          "factors"_a, "offsets"_a, "n"_a, "seed"_a);
+          "factors"_a, "offsets"_a, "n"_a, "seed"_a)
+      .def(
+          "dropping",
+          [](const Dropout& self, Index n) {
+            return Work{[&self, n](void* const* p, std::uint64_t seed) {
+              self.run(p[0], p[1], p[2], n, seed);
+              return true;
+            }};
+          },
+          "n"_a, nb::keep_alive<0, 1>())
+      .def(
+          "dropping_channels",  // n of them, which `scales` multiplies and, if it is to, adds to
+          [](const Dropout& self, const Norm& scales, Index n, bool adds) {
+            return Work{[&self, &scales, n, adds](void* const* p, std::uint64_t seed) {
+              const auto count = static_cast<std::size_t>(n);
+              const memory::Buffer numbers((adds ? 2 : 1) * count * sizeof(double));
+              auto* factors = reinterpret_cast<double*>(numbers.data());
+              double* offsets = adds ? factors + count : nullptr;
+              self.factors(factors, offsets, n, seed);
+              scales.scale(p[0], p[1], factors, offsets);
+              return true;
+            }};
+          },
+          "scales"_a, "n"_a, "adds"_a, nb::keep_alive<0, 1>(), nb::keep_alive<0, 2>());
 }

@@ -6,6 +6,7 @@
 
 #include <stdexcept>
 
+#include "call.hpp"
 #include "norm/norm.hpp"
 
 namespace nb = nanobind;
@@ -98,5 +99,34 @@ void bind_norm(nb::module_& m) {
             nb::gil_scoped_release release;
             self.scale(at(x), at(out), doubles(factors), doubles(offsets));
           },
-          "x"_a, "out"_a, "factors"_a, "offsets"_a);
+          "x"_a, "out"_a, "factors"_a, "offsets"_a)
+      .def(
+          "normalizing",
+          [](const Norm& self, double momentum) {
+            return Work{[&self, momentum](void* const* p, std::uint64_t) {
+              self.normalize(p[0], p[1], p[2], p[3], p[4], p[5], static_cast<double*>(p[6]),
+                             static_cast<double*>(p[7]), {p[8], p[9], momentum});
+              return true;
+            }};
+          },
+          "momentum"_a, nb::keep_alive<0, 1>())
+      .def(
+          "applying",
+          [](const Norm& self) {
+            return Work{[&self](void* const* p, std::uint64_t) {
+              self.apply(p[0], p[1], p[2], p[3], p[4], p[5]);
+              return true;
+            }};
+          },
+          nb::keep_alive<0, 1>())
+      .def(
+          "differentiating",
+          [](const Norm& self, bool given) {
+            return Work{[&self, given](void* const* p, std::uint64_t) {
+              self.gradient({.x = p[0], .grad = p[1], .out = p[2], .weight = p[3], .bias = p[4], .mean = p[5],
+                             .var = p[6], .grad_weight = p[7], .grad_bias = p[8], .given = given});
+              return true;
+            }};
+          },
+          "given"_a, nb::keep_alive<0, 1>());
 }

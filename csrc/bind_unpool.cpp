@@ -3,6 +3,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/vector.h>
 
+#include "call.hpp"
 #include "walkers/unpool.hpp"
 
 namespace nb = nanobind;
@@ -34,5 +35,21 @@ void bind_unpool(nb::module_& m) {
             return self.gather(reinterpret_cast<const void*>(grad), reinterpret_cast<const Index*>(indices),
                                reinterpret_cast<void*>(grad_in));
           },
-          "grad"_a, "indices"_a, "grad_in"_a);
+          "grad"_a, "indices"_a, "grad_in"_a)
+      .def(
+          "unpooling",
+          [](const Unpool& self) {
+            return Work{[&self](void* const* p, std::uint64_t) {
+              return self.run(p[0], static_cast<const Index*>(p[1]), p[2]) < 0;
+            }};
+          },
+          nb::keep_alive<0, 1>())
+      .def(
+          "gathering",
+          [](const Unpool& self) {
+            return Work{[&self](void* const* p, std::uint64_t) {
+              return self.gather(p[0], static_cast<const Index*>(p[1]), p[2]) < 0;
+            }};
+          },
+          nb::keep_alive<0, 1>());
 }

@@ -131,3 +131,10 @@ def call_text(name, input, arguments, named):
     arguments = tuple(map(short, arguments)) if isinstance(arguments, (tuple, list)) else arguments
     named = {key: short(value) for key, value in named.items()}
     return f"{name}({short(input)}, {arguments}, {named})"
+
+
+def collide(sample):
+    """Whether a sample of unpooling puts two values at one place."""
+    indices = sample.args[0] if sample.args else sample.kwargs["indices"]
+    planes = indices.flatten(2 if indices.ndim > 2 else 1).flatten(0, -2).tolist()
+    return any(len(set(plane)) < len(plane) for plane in planes)

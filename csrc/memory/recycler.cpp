@@ -171,6 +171,31 @@ void release(void* block, std::size_t bytes) {
   else Recycler::instance().release(block, rounded(bytes));
 }
 
+namespace {
+
+struct Spare {
+  void* block = nullptr;
+  ~Spare() {
+    if (block) deallocate(block, kSmall - 1);
+  }
+};
+thread_local Spare spare;
+
+}  // namespace
+
+void* acquire_scratch(std::size_t bytes) {
+  if (bytes >= kSmall) return acquire(bytes);
+  void* block = spare.block;
+  spare.block = nullptr;
+  return block ? block : allocate(kSmall - 1);
+}
+
+void release_scratch(void* block, std::size_t bytes) {
+  if (bytes >= kSmall) release(block, bytes);
+  else if (spare.block) deallocate(block, kSmall - 1);
+  else spare.block = block;
+}
+
 void empty() { Recycler::instance().empty(); }
 void set_limit(std::size_t bytes) { Recycler::instance().set_limit(bytes); }
 Info info() { return Recycler::instance().info(); }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <atomic>
 
+#include "parallel.hpp"
+
 #if defined(_OPENMP)
 #include <omp.h>
 #endif
@@ -99,6 +101,23 @@ void take_outer_axis(Layout& layout, std::vector<Axis>& axes) {
   axis.count.assign(axis.out, 1.0);
   axes.insert(axes.begin(), axis);
   layout.axes.insert(layout.axes.begin(), strides);
+}
+
+void stack_planes(Layout& layout, std::vector<Axis>& axes) {
+  if (axes.size() < 2 || layout.outer.size() != 1 || layout.line_axis_added) return;
+  Axis& axis = axes.front();
+  const Dim& planes = layout.outer.front();
+  Index elements = planes.size * layout.inner.size;
+  for (const Axis& each : axes) elements *= each.in;
+  if (elements >= kParallelElements || !axis.regular() || axis.irregular || axis.per_plane || axis.before != 0 ||
+      axis.spacing != 1 || axis.in != axis.out * axis.stride || axis.span() > axis.stride || !axis.constant_count)
+    return;
+  for (int t = 0; t < kTensors; ++t)
+    if (planes.stride[t] != layout.axes.front()[t] * (t == 0 ? axis.in : axis.out)) return;
+  axis.in *= planes.size;
+  axis.out *= planes.size;
+  if (!axis.count.empty()) axis.count.assign(axis.out, axis.count.front());
+  layout.outer.clear();
 }
 
 std::vector<Task> split(const Layout& layout, Index axis_size, Index axis_halo, Index inner_block,

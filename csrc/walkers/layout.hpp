@@ -43,6 +43,9 @@ Layout layout_of(const Shape& shape, const std::array<Shape, kTensors>& strides,
 // A walk of one pooled axis gets an outer one too, with windows of one: an unpooled axis if there is any.
 void take_outer_axis(Layout& layout, std::vector<Axis>& axes);
 
+// Few planes one above the other, none of whose windows crosses a border, are walked as one high plane.
+void stack_planes(Layout& layout, std::vector<Axis>& axes);
+
 struct Task { Index unit, first, last, inner_first, inner_last; };
 
 // Independent pieces for the threads: outer index × band of the first pooled axis × block of the

@@ -11,6 +11,7 @@ namespace infinitypool {
 namespace {
 
 constexpr Index kRowsFirst = 6;   // windows at least this high are reduced line by line
+constexpr Index kSmallElements = 4096;  // read and written by a small walk: it lists every window
 
 Index window_of(const std::vector<Axis>& axes, Index Axis::*taps) {
   Index n = 1;
@@ -114,6 +115,7 @@ void Pool::plan(const PoolArguments& a, const Shape& shape, const Shape& from, c
   for (const Axis& axis : axes_) starts_ = per_plane ? std::max(starts_, axis.out) : 0;
 
   if (layout_.line_axis_added) axes_.push_back(Axis{});
+  if (!transposed && !masked_ && places_ != Places::plane) stack_planes(layout_, axes_);
   if (axes_.size() == 1 && !layout_.outer.empty() && !per_plane && axes_[0].out < kInnerBlock)
     take_outer_axis(layout_, axes_);
   for (std::size_t i = 0; i < axes_.size(); ++i) {
@@ -159,6 +161,77 @@ void Pool::plan(const PoolArguments& a, const Shape& shape, const Shape& from, c
   }
   scans_ = kernels_->any_nan && merges > 2 && !omits_;
   stream_ = static_cast<std::size_t>(outputs) * kernels_->out_size >= kStreamBytes;
+  if (!transposed) plan_small(weights);
+}
+
+// Where windows tile the input, are listed, or their positions asked for: others are walked as quickly.
+void Pool::plan_small(Weights weights) {
+  const Dim& inner = layout_.inner;
+  if (elements_ == 0 || elements_ >= kSmallElements || layout_.outer.size() > 1 || layout_.line_axis_added ||
+      axes_.size() < 2 || admits_ || masked_ || omits_ || counted_ || kernels_->lower || rows_first_ ||
+      weights == Weights::binomial || axes_.front().per_plane)
+    return;
+  const auto tiles = [](const Axis& axis) {
+    return !axis.irregular && axis.in == axis.out * axis.stride && axis.span() <= axis.stride;
+  };
+  bool listed = false, tiled = true;
+  for (const Axis& axis : axes_) {
+    listed = listed || axis.irregular;
+    tiled = tiled && tiles(axis);
+    if (axis.spacing != 1 || axis.may_clip() || (!axis.irregular && axis.chain.size() != 1)) return;
+  }
+  if (!listed && !tiled && places_ != Places::plane) return;
+  for (const Window& w : axes_.back().table)
+    if (w.count > kShortWindow) return;
+  const auto lies_together = [&](int tensor, Index Axis::*size) {
+    Index item = inner.size;
+    if (inner.size > 1 && inner.stride[tensor] != 1) return false;
+    for (std::size_t a = axes_.size(); a-- > 0; item *= axes_[a].*size)
+      if (axes_[a].*size > 1 && layout_.axes[a][tensor] != item) return false;
+    return layout_.outer.empty() || layout_.outer[0].stride[tensor] == item;
+  };
+  if (!lies_together(0, &Axis::in) || !lies_together(1, &Axis::out)) return;
+
+  auto walk = std::make_unique<SmallWalk>();
+  walk->inner = inner.size;
+  walk->truncate = truncate_;
+  walk->few = few_;
+  Index lines = layout_.outer_count(), item = inner.size;
+  for (const Axis& axis : axes_) lines *= axis.in;
+  walk->inputs = lines * item;
+  for (std::size_t a = axes_.size(); a-- > 0;) {
+    const Axis& axis = axes_[a];
+    lines /= axis.in;
+    const Index step = axis.irregular ? axis.table_step : axis.dilation;
+    SmallAxis small{.windows = {}, .count = lines * axis.out, .stride = axis.stride, .step = step, .inner = item,
+                    .tap_place = axis.tap_place};
+    if (tiles(axis)) small.taps = static_cast<int>(axis.kernel);
+    for (Index line = 0; small.taps == 0 && line < lines; ++line)
+      for (Index o = 0; o < axis.out; ++o) {
+        Window w = axis.irregular ? axis.table[o] : axis.valid(o);
+        if (w.count < 1) return;
+        w.first += line * axis.in;
+        small.windows.push_back(w);
+      }
+    walk->axes.push_back(std::move(small));
+    item *= axis.out;
+  }
+  const bool divided = divides_ && !divides_on_load_;
+  if (divided && divisor_ != 0) walk->divisors = {divisor_};
+  const bool counts = divided && divisor_ == 0, positions = places_ == Places::plane;
+  const Index columns = layout_.outer_count() * item / inner.size;
+  for (Index column = 0; (counts || positions) && column < columns; ++column) {
+    Index left = column, position = 0;
+    double divisor = 1;
+    for (std::size_t a = axes_.size(); a-- > 0; left /= axes_[a].out) {
+      const Index o = left % axes_[a].out;
+      if (counts) divisor *= axes_[a].count[o];
+      position += axes_[a].start(o) * axes_[a].input_place;
+    }
+    if (counts) walk->divisors.push_back(divisor);
+    if (positions) walk->starts.push_back(position);
+  }
+  small_ = std::move(walk);
 }
 
 void Pool::check(const Index* starts) const {
@@ -176,6 +249,7 @@ void Pool::check(const Index* starts) const {
 void Pool::run(const void* in, void* out, void* places, const std::uint8_t* mask, const Index* starts) const {
   const Axis& first = axes_.front();
   if (elements_ == 0) return;
+  if (small_) return small_->run(*kernels_, in, out, places, place_out_size_);
   if (first.per_plane) check(starts);
   const int threads = elements_ < kParallelElements ? 1 : thread_count();
   Index halo = first.regular() ? first.span() / std::max<Index>(first.stride, 1) : 1;

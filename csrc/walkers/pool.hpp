@@ -6,6 +6,7 @@
 
 #include "../table.hpp"
 #include "layout.hpp"
+#include "small.hpp"
 
 namespace infinitypool {
 
@@ -56,8 +57,11 @@ class Pool {
   void plan(const PoolArguments& a, const Shape& shape, const Shape& from, const Shape& to, Variant variant,
             bool transposed);
 
+  void plan_small(Weights weights);
+
   std::vector<Axis> axes_;
   Layout layout_;
+  std::unique_ptr<SmallWalk> small_;  // in the walker's place
   const Kernels* kernels_ = nullptr;
   const IsaTable* isa_ = nullptr;
   Places places_ = Places::none;

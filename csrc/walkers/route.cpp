@@ -59,7 +59,8 @@ Route::Route(const PoolArguments& a) {
   const Index row_bytes = std::max<Index>(1, row_ * static_cast<Index>(kernels_->acc_size));
   // Slides along; with room to do so seldom where windows overlap.
   const Axis& top = axes_.front();
-  band_ = std::max(kBandBytes / row_bytes, top.stride >= top.span() ? top.span() : 2 * top.span());
+  band_ = std::max(std::min(kBandBytes / row_bytes, top.padded()),
+                   top.stride >= top.span() ? top.span() : 2 * top.span());
 
   if (compares_) {
     phases_.resize(line.stride);

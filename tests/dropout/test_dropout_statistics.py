@@ -48,7 +48,7 @@ def test_seeds_next_to_each_other():
     ones = torch.ones(N // 10)
     op = torch.ops.infinitypool.dropout
     for other in (1, 2**31, 2**32, 2**62):
-        a, b = (op(ones, 0.5, seed, 0) == 0 for seed in (0, other))
+        a, b = (op(ones, 0.5, torch.tensor(seed), 0) == 0 for seed in (0, other))
         within((a == b).double().mean().item(), 0.5, ones.numel())
     masks = [dropped(10_000, 0.5, torch.Generator().manual_seed(seed)) for seed in range(40)]
     for a, b in zip(masks, masks[1:], strict=False):

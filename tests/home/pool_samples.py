@@ -35,6 +35,8 @@ def _specs(reducer):
         common = {"axes": axes, "front": TORCH, "parameters": parameters}
         for window in _WINDOWS:
             yield pool_spec("f", reducer, 3, **window, **common).text
+        if reducer == "mean":
+            yield pool_spec("f", reducer, 3, divisor_override=2, padding=1, **common).text
         if reducer != "blur":
             yield adaptive_spec("f", reducer, (3, 4), **common).text
 

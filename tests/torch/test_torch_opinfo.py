@@ -11,7 +11,16 @@ from torch.testing._internal.common_modules import module_db
 
 import infinitypool.nn as inn
 import infinitypool.nn.functional as IF
-from torch_compare import call_text, close_averages, dims_of, outcome, parts, same_bits, terms_of
+from torch_compare import (
+    call_text,
+    close_averages,
+    collide,
+    dims_of,
+    outcome,
+    parts,
+    same_bits,
+    terms_of,
+)
 
 # Name, and the variant where the database has several.
 POOLS = {
@@ -98,7 +107,7 @@ def _positional(function, arguments, named, x):
 
 def _backward(name, sample, ours, theirs, generator, note):
     ours, theirs = parts(ours)[0], parts(theirs)[0]
-    if "unpool" in name and _collide(sample):
+    if "unpool" in name and collide(sample):
         return  # there PyTorch gives the gradient of one value to all
     # Small integers over a power of two: every sum of them is exact in any order.
     incoming = torch.randint(-3, 4, theirs.shape, generator=generator).to(theirs.dtype)
@@ -115,12 +124,6 @@ def _backward(name, sample, ours, theirs, generator, note):
         torch.testing.assert_close(
             got, want, rtol=8 * eps, atol=16 * 3 * eps, msg=lambda m: f"{m} {note}"
         )
-
-
-def _collide(sample):
-    indices = sample.args[0] if sample.args else sample.kwargs["indices"]
-    planes = indices.flatten(2 if indices.ndim > 2 else 1).flatten(0, -2).tolist()
-    return any(len(set(plane)) < len(plane) for plane in planes)
 
 
 @pytest.mark.parametrize("name", sorted(n for n, op in POOLS.items() if op.error_inputs_func))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from marshal import dumps
 from typing import Any
 
 import torch
@@ -13,20 +14,44 @@ from torch.overrides import (
     has_torch_function_variadic,
 )
 
+from ..plan import Cache
 from ..spec import (
+    KINDS,
     TORCH,
+    PoolSpec,
+    adaptive_spec,
     check_bool,
+    check_ratio,
     check_word,
     fractional_sizes,
     integer,
+    pool_spec,
     show,
     unpool_output_size,
 )
 from . import kinds, scatter, windows
 from .documents import FRACTIONAL_DOC, UNPOOL_DOC, document
-from .windows import check_tensor
+from .registry import OPERATORS, constant_result, transforms
+from .windows import check_tensor, constant, is_tracing
+
+
+def _operator(name: str, composed: bool) -> Callable[..., Any]:
+    """An operator, or what it is composed of for tensors that know PyTorch's alone."""
+    operator = OPERATORS[name]
+    return operator.composed if composed else operator.overload
+
 
 # --- unpooling and fractional windows ------------------------------------------------------
+
+
+def _has_symbols(sizes: Any) -> bool:
+    """Whether these are sizes of an exported graph. The rules for numbers would make them such."""
+    return any(isinstance(size, torch.SymInt) for size in sizes)
+
+
+def _sizes(input: Tensor, n: int) -> list[int]:
+    """The last ones. While ``torch.jit.trace`` records they are tensors, and made numbers."""
+    return [int(size) if isinstance(size, Tensor) else size for size in input.shape[-n:]]
 
 
 def _max_unpool(n: int) -> Callable[..., Tensor]:
@@ -52,7 +77,7 @@ def _max_unpool(n: int) -> Callable[..., Tensor]:
                 padding=padding,
                 output_size=output_size,
             )
-        check_tensor(name, input)
+        composed = check_tensor(name, input)
         if not isinstance(indices, Tensor):
             raise TypeError(
                 f"{name}(): argument 'indices' (position 2) must be Tensor, not "
@@ -61,17 +86,20 @@ def _max_unpool(n: int) -> Callable[..., Tensor]:
         scatter.check_shape(name, input.shape, n)
         if output_size is not None and not isinstance(output_size, (tuple, list)):
             raise TypeError(f"{name}: output_size={show(output_size)} must be {n} ints")
+        symbols = output_size is not None and _has_symbols(output_size)
         size = unpool_output_size(
             name,
             kernel_size,
             stride=stride,
             padding=padding,
-            output_size=output_size,
+            output_size=None if symbols else output_size,
             axes=axes,
-            sizes=input.shape[-n:],
+            sizes=_sizes(input, n),
             front=TORCH,
         )
-        return scatter.max_unpool(input, indices, size)
+        if symbols:
+            size = tuple(output_size[-n:])
+        return _operator("max_unpool", composed)(input, indices, size)
 
     return document(function, name, n, UNPOOL_DOC)
 
@@ -99,19 +127,25 @@ def _fractional_max_pool(n: int, always_indices: bool = False) -> Callable[..., 
                 return_indices=return_indices,
                 _random_samples=_random_samples,
             )
-        check_tensor(name, input)
+        composed = check_tensor(name, input)
         if input.ndim <= n:  # PyTorch looks for the channels first
             raise IndexError(f"{name}: input of shape {tuple(input.shape)} has no channels")
         scatter.check_shape(name, input.shape, n)
+        symbols = output_size is None and (is_tracing() or _has_symbols(input.shape))
         kernel, size = fractional_sizes(
             name,
             kernel_size,
-            output_size=output_size,
+            output_size=1 if symbols else output_size,
             output_ratio=output_ratio,
             axes=axes,
-            sizes=input.shape[-n:],
+            sizes=_sizes(input, n),
             front=TORCH,
         )
+        if symbols:
+            ratios = check_ratio(name, output_ratio, n, TORCH)
+            size = tuple(
+                [torch.sym_int(s * r) for s, r in zip(input.shape[-n:], ratios, strict=True)]
+            )
         samples = _random_samples
         if samples is None:
             if not input.is_floating_point():
@@ -119,9 +153,9 @@ def _fractional_max_pool(n: int, always_indices: bool = False) -> Callable[..., 
             batch = input.shape[0] if input.ndim == n + 2 else 1
             channels = input.shape[-n - 1]
             samples = torch.rand(batch, channels, n, dtype=input.dtype, device=input.device)
-        if always_indices or return_indices:
-            return scatter.fractional_max_pool_with_indices(input, kernel, size, samples)
-        return scatter.fractional_max_pool(input, kernel, size, samples)
+        suffix = "_with_indices" if always_indices or return_indices else ""
+        run = _operator("fractional_max_pool" + suffix, composed)
+        return run(input, kernel, size, samples)
 
     name += "_with_indices" if always_indices else ""
     return document(function, name, n, FRACTIONAL_DOC)
@@ -196,23 +230,41 @@ _BLUR_PADDINGS = ("reflect", "replicate", "zeros")
 def _blur_pool(n: int) -> Callable[..., Tensor]:
     name = f"blur_pool{n}d"
     run = windows.regular(name, "blur", n, "none", ("kernel_size", "stride", "padding"))
+    axes = tuple(range(-n, 0))
+    known = Cache()
+
+    def new_ends(kernel_size: Any, stride: Any) -> tuple[tuple[int, int], ...]:
+        spec = pool_spec(name, "blur", kernel_size, stride=stride, axes=axes, front=TORCH)
+        return tuple(((k - 1) // 2, k // 2) for k in spec.kernel_size)
+
+    constant_ends = constant_result(new_ends)
+
+    def ends_of(kernel_size: Any, stride: Any) -> tuple[tuple[int, int], ...]:
+        """How far the filter reaches before and behind its middle."""
+        if is_tracing():
+            return constant_ends(constant(kernel_size), constant(stride))
+        try:
+            key = dumps((kernel_size, stride), 2)
+        except ValueError:
+            return new_ends(kernel_size, stride)
+        # Whatever looks like other numbers here is refused where the windows are read.
+        return known.get(key) or known.keep(key, new_ends(kernel_size, stride))
 
     @kinds.public
     def function(
         input: Tensor, kernel_size: Any = 3, stride: Any = 2, padding: str = "reflect"
     ) -> Tensor:
         check_word(name, "padding", padding, _BLUR_PADDINGS, TORCH)
-        spec = windows.spec_from_text(run.text_of(kernel_size, stride, 0))
-        ends = [((k - 1) // 2, k // 2) for k in spec.kernel_size]
+        ends = ends_of(kernel_size, stride)
         check_tensor(name, input)
         if padding == "zeros":
             return run(input, kernel_size, stride, ends)
         if input.ndim not in (n + 1, n + 2):
             return run(input, kernel_size, stride, 0)  # refuses it
-        for axis, (size, (_, after)) in enumerate(zip(input.shape[-n:], ends, strict=True)):
+        for axis, (size, (before, after)) in enumerate(zip(input.shape[-n:], ends, strict=True)):
             if size < 1 or padding == "reflect" and after >= size:
                 raise RuntimeError(
-                    f'{name}: padding="reflect" of kernel_size={spec.kernel_size[axis]} needs more '
+                    f'{name}: padding="reflect" of kernel_size={before + after + 1} needs more '
                     f"than {after} elements, not {size} (axis {axis - n})"
                 )
         padded = theirs.pad(input, [end for pair in reversed(ends) for end in pair], padding)
@@ -317,6 +369,37 @@ def global_cat_avg_max_pool(input: Tensor, flatten: bool = False) -> Tensor:
     return torch.cat(parts, 1)
 
 
+@constant_result
+def _check_eps(eps: Any) -> None:
+    KINDS["gem"].reduce("global_gem_pool", {"eps": eps}, TORCH)
+
+
+def _is_readable(p: Tensor) -> bool:
+    """Whether this is a number now, and is one to whoever looks on."""
+    return not (
+        is_tracing()
+        or kinds.wants_gradient(p)
+        or p.numel() != 1
+        or p.is_meta
+        or kinds.overridden(p)
+        or transforms() is not None
+    )
+
+
+def _whole_gem(n: int) -> Callable[..., Tensor]:
+    name = "global_gem_pool"
+
+    def spec_of(p: Any, eps: Any, **where: Any) -> PoolSpec:
+        parameters = KINDS["gem"].reduce(name, {"p": p, "eps": eps}, TORCH).parameters
+        ones = 1 if n == 1 else (1,) * n
+        return adaptive_spec(name, "power_mean", ones, parameters=parameters, **where)
+
+    return windows.runner(name, "power_mean", n, "none", spec_of)
+
+
+_WHOLE_GEM = {n: _whole_gem(n) for n in (1, 2, 3)}
+
+
 def global_gem_pool(
     input: Tensor, p: float | Tensor = 3.0, eps: float = 1e-6, flatten: bool = False
 ) -> Tensor:
@@ -332,7 +415,12 @@ def global_gem_pool(
     name = "global_gem_pool"
     n = pooled_axes(name, input)
     check_bool(name, "flatten", flatten, TORCH)
-    pooled = getattr(kinds, f"gem_pool{n}d")(input, input.shape[2:], p=p, eps=eps)
+    if isinstance(p, Tensor) and not _is_readable(p):
+        _check_eps(constant(eps) if is_tracing() else eps)
+        pooled = _whole(name, "avg", kinds.powers_of(input, p, eps), False)
+        pooled = pooled.pow(1 / p).to(input.dtype)
+    else:
+        pooled = _WHOLE_GEM[n](input, p.item() if isinstance(p, Tensor) else p, eps)
     return pooled.flatten(1) if flatten else pooled
 
 
@@ -392,22 +480,16 @@ def spatial_pyramid_pool(
 
 
 def _beside(name: str, input: Tensor, kernels: list[int], chained: bool) -> Tensor:
-    """The input and its maxima along the channels: at once, or where a gradient is wanted one by
-    one, of the input or each ``chained`` to the one before.
-    """
-    check_tensor(name, input)
+    """The input and its maxima along the channels."""
+    composed = check_tensor(name, input)
     if input.ndim not in (3, 4):
         raise RuntimeError(
             f"{name}: input must have the shape (N, C, H, W) or (C, H, W), not {tuple(input.shape)}"
         )
-    if not kinds.wants_gradient(input) and not kinds.overridden(input):
-        batch = input if input.ndim == 4 else input[None]
-        result = scatter.spp(batch, kernels)
-        return result if input.ndim == 4 else result[0]
-    parts = [input]
-    for kernel in [kernels[0]] * len(kernels) if chained else kernels:
-        parts.append(windows.max_pool2d(parts[-1] if chained else input, kernel, 1, kernel // 2))
-    return torch.cat(parts, -3)
+    run = _operator("spp", composed)
+    return (
+        run(input, kernels, chained) if input.ndim == 4 else run(input[None], kernels, chained)[0]
+    )
 
 
 def _odd(name: str, argument: str, value: Any) -> int:

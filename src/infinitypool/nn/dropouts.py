@@ -1,242 +1,41 @@
-"""Dropout: elements or whole channels that a draw keeps or drops.
+"""Dropout: the functions and the modules.
 
-- ``infinitypool::dropout(Tensor input, float p, int seed, int axes) -> Tensor``, and
-  ``alpha_dropout``; ``..._`` in place; ``..._backward`` for their gradients
-- ``infinitypool::dropout_add(Tensor input, Tensor residual, float p, int seed) -> Tensor``
-
-A draw depends on the seed and on the element's number alone, so that nothing but the seed is kept
-for the gradient. With ``axes`` 0 every element has a draw of its own, numbered in memory order;
-otherwise the first ``axes`` axes are kept or dropped as a whole. As in
-:mod:`infinitypool.nn.ops`, kernels run on the CPU. Elsewhere the functions are PyTorch's.
+On the CPU they are the operators of :mod:`infinitypool.nn.dropout_ops`. Elsewhere they are PyTorch's.
 """
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections.abc import Callable
-from math import prod, sqrt
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as theirs
 from torch import Generator, Tensor
 from torch.autograd import forward_ad
-from torch.autograd.graph import increment_version
 from torch.overrides import handle_torch_function, has_torch_function
 
-from .. import _core
-from ..plan import RECYCLED_BYTES, Cache, contiguous_strides
+from . import dropout_ops as ops
+from .dropout_ops import ALPHA_DROPOUT, DROPOUT, Dropped, Family, dropped, dropped_sum
 from .kinds import public
-from .ops import define, dtype_name, library, recycled, transforms
+from .registry import transforms
+from .seeds import draw_seed
+from .windows import check_tensor, is_tracing
 
 __all__ = [
     "AlphaDropout", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "DropoutAdd",
     "FeatureAlphaDropout",
 ]  # fmt: skip
 
-_below_autograd = torch._C._AutoDispatchBelowAutograd
 _grad_enabled = torch.is_grad_enabled
 _profiler_enabled = torch._C._autograd._profiler_enabled
 _has_storage = torch._C._has_storage  # not so what vmap hands out
-_natives, _plans = Cache(), Cache()
-_UINT64 = 2**64 - 1
 _FLOATS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 _NO_DISPATCH = torch._C._disabled_torch_dispatch_impl
-_ALPHA = 1.7580993408473766  # where SELU saturates: the product of its two constants
 
 
-# --- the CPU kernels -----------------------------------------------------------------------
-
-
-def _mixture(p: float, alpha: bool) -> tuple[float, float, float]:
-    """What elements are multiplied by, and what is added to those that are kept and dropped."""
-    if p == 1:
-        return 0.0, 0.0, 0.0
-    if not alpha:
-        return 1 / (1 - p), 0.0, 0.0
-    scale = 1 / sqrt((_ALPHA**2 * p + 1) * (1 - p))
-    return scale, _ALPHA * scale * p, _ALPHA * scale * (p - 1)
-
-
-def _native(dtype: torch.dtype, p: float, alpha: bool, linear: bool) -> Any:
-    """The kernel, without what it adds if it is to be ``linear``."""
-    key = dtype, p, alpha, linear
-    native = _natives.get(key)
-    if native is None:
-        scale, *added = _mixture(p, alpha)
-        native = _core.Dropout(dtype_name(dtype), p, scale, *([0.0, 0.0] if linear else added))
-        _natives.keep(key, native)
-    return native
-
-
-def _dense_strides(x: Tensor) -> tuple[int, ...]:
-    """The strides of a result, which are those of ``x`` where it has no gaps."""
-    return x.stride() if x.is_contiguous() else torch.empty_like(x, device="meta").stride()
-
-
-def _empty(x: Tensor, strides: tuple[int, ...]) -> Tensor:
-    if x.nbytes < RECYCLED_BYTES and x.stride() == strides:
-        return torch.empty_like(x)
-    return recycled(x, x.shape, strides, x.dtype)
-
-
-def _dense(x: Tensor, strides: tuple[int, ...]) -> Tensor:
-    """The same elements without gaps, in this order."""
-    return x if x.stride() == strides else _empty(x, strides).copy_(x)
-
-
-def _each(
-    out: Tensor, x: Tensor, residual: Tensor | None, p: float, seed: int, alpha: bool, linear: bool
-) -> Tensor:
-    """Elements of dense tensors, all in the same order."""
-    _native(x.dtype, p, alpha, linear).run(
-        x.data_ptr(),
-        0 if residual is None else residual.data_ptr(),
-        out.data_ptr(),
-        x.numel(),
-        seed & _UINT64,
-    )
-    return out
-
-
-def _numbers(
-    count: int, p: float, seed: int, alpha: bool, linear: bool
-) -> tuple[Tensor, Tensor | None]:
-    """A factor for each channel, and what is added."""
-    factors = torch.empty(count, dtype=torch.float64, device="cpu")
-    offsets = torch.empty_like(factors) if alpha and not linear and p < 1 else None
-    if type(factors) is not Tensor:  # a mode that has shapes alone
-        return factors, offsets
-    _native(torch.float64, p, alpha, linear).factors(
-        factors.data_ptr(), 0 if offsets is None else offsets.data_ptr(), count, seed & _UINT64
-    )
-    return factors, offsets
-
-
-def _channels(
-    out: Tensor, x: Tensor, p: float, seed: int, axes: int, alpha: bool, linear: bool
-) -> Tensor:
-    """Whole channels of dense tensors, which the first axes number."""
-    shape, strides = x.shape, x.stride()
-    key = x.dtype, shape, strides, axes
-    plan = _plans.get(key)
-    if plan is None:
-        none = (0,) * (x.ndim - axes)
-        plan = _core.Norm(
-            *(dtype_name(x.dtype), "float64", "float64", shape, strides, strides, strides),
-            *((*contiguous_strides(shape[:axes]), *none), (0,) * x.ndim, True, 0.0, "none", 0.0),
-        )
-        _plans.keep(key, plan)
-    factors, offsets = _numbers(prod(shape[:axes]), p, seed, alpha, linear)
-    added = 0 if offsets is None else offsets.data_ptr()
-    plan.scale(x.data_ptr(), out.data_ptr(), factors.data_ptr(), added)
-    return out
-
-
-def _forward(alpha: bool, x: Tensor, p: float, seed: int, axes: int) -> Tensor:
-    strides = _dense_strides(x)
-    x = _dense(x, strides)
-    out = _empty(x, strides)
-    if axes:
-        return _channels(out, x, p, seed, axes, alpha, False)
-    return _each(out, x, None, p, seed, alpha, False)
-
-
-def _forward_inplace(alpha: bool, x: Tensor, p: float, seed: int, axes: int) -> Tensor:
-    dense = _dense(x, _dense_strides(x))
-    if axes:
-        _channels(dense, dense, p, seed, axes, alpha, False)
-    else:
-        _each(dense, dense, None, p, seed, alpha, False)
-    if dense is not x:
-        return x.copy_(dense)
-    if not x.is_inference():
-        increment_version(x)
-    return x
-
-
-def _backward(
-    alpha: bool, grad: Tensor, p: float, seed: int, axes: int, stride: list[int]
-) -> Tensor:
-    """The same with a gradient of any layout: elements are numbered as the result's were."""
-    strides = tuple(stride)
-    out = _empty(grad, strides)
-    if grad.stride() != strides:
-        grad = out.copy_(grad)
-    if axes:
-        return _channels(out, grad, p, seed, axes, alpha, True)
-    return _each(out, grad, None, p, seed, alpha, True)
-
-
-def _add(x: Tensor, residual: Tensor, p: float, seed: int) -> Tensor:
-    if x.shape != residual.shape or x.dtype != residual.dtype:
-        raise RuntimeError(
-            f"dropout_add: residual has shape {tuple(residual.shape)} and dtype "
-            f"{dtype_name(residual.dtype)}, the input {tuple(x.shape)} and {dtype_name(x.dtype)}"
-        )
-    strides = _dense_strides(x)
-    x = _dense(x, strides)
-    out = _empty(x, strides)
-    if residual.stride() != strides:
-        residual = out.copy_(residual)
-    return _each(out, x, residual, p, seed, False, False)
-
-
-# --- elsewhere -----------------------------------------------------------------------------
-
-
-def _composed(
-    alpha: bool,
-    x: Tensor,
-    p: float,
-    seed: int,
-    axes: int,
-    stride: tuple[int, ...] | None = None,
-    linear: bool = False,
-) -> Tensor:
-    """The same numbers, of PyTorch's own operators: for derivatives of other kinds."""
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    if axes:
-        factors, offsets = _numbers(prod(x.shape[:axes]), p, seed, alpha, linear)
-        shape = (*x.shape[:axes], *(1,) * (x.ndim - axes))
-        factors = factors.to(dtype).view(shape)
-        offsets = None if offsets is None else offsets.to(dtype).view(shape)
-    else:
-        if stride is None:
-            stride = _dense_strides(torch.empty_strided(x.shape, x.stride(), device="meta"))
-        factors = torch.empty_strided(x.shape, stride, dtype=dtype, device="cpu").fill_(1)
-        offsets = torch.zeros_like(factors) if alpha and not linear else None
-        if type(factors) is Tensor:  # otherwise a mode that has shapes alone
-            _each(factors, factors, None, p, seed, alpha, True)
-            if offsets is not None:
-                _each(offsets, offsets, None, p, seed, alpha, False)
-    y = x * factors.to(x.device)
-    return (y if offsets is None else y + offsets.to(x.device)).to(x.dtype)
-
-
-def _composed_backward(
-    alpha: bool, grad: Tensor, p: float, seed: int, axes: int, stride: list[int]
-) -> Tensor:
-    return _composed(alpha, grad, p, seed, axes, tuple(stride), True)
-
-
-def _composed_inplace(alpha: bool, x: Tensor, p: float, seed: int, axes: int) -> Tensor:
-    return x.copy_(_composed(alpha, x, p, seed, axes))
-
-
-def _composed_add(x: Tensor, residual: Tensor, p: float, seed: int) -> Tensor:
-    return _composed(False, x, p, seed, 0) + residual
-
-
-# --- autograd ------------------------------------------------------------------------------
-
-
-class _Operator(NamedTuple):
-    alpha: bool
-    forward: Callable[..., Tensor]
-    inplace: Callable[..., Tensor]
-    backward: Callable[..., Tensor]
+# --- past the dispatcher -------------------------------------------------------------------
 
 
 def _direct(x: Tensor) -> bool:
@@ -244,175 +43,61 @@ def _direct(x: Tensor) -> bool:
 
     The way through it costs as much as the work on a small tensor.
     """
-    return _has_storage(x) and not (
-        x.is_neg()
-        or x._is_zerotensor()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._get_tracing_state() is not None
-        or _profiler_enabled()
+    return (
+        type(x).__torch_dispatch__ is _NO_DISPATCH
+        and transforms() is None
+        and forward_ad._current_level < 0
+        and _has_storage(x)
+        and not (
+            x.is_neg()
+            or x._is_zerotensor()
+            or torch._C._len_torch_dispatch_stack()
+            or torch._C._get_tracing_state() is not None
+            or _profiler_enabled()
+        )
     )
 
 
-def _run(operator: _Operator, x: Tensor, p: float, seed: int, axes: int) -> Tensor:
-    if _direct(x):
-        return _forward(operator.alpha, x, p, seed, axes)
-    with _below_autograd():
-        return operator.forward(x, p, seed, axes)
+def _back(family: Family, grad: Tensor, p: float, seed: int, axes: int, stride: Any) -> Tensor:
+    if grad.is_cpu and grad.dtype in _FLOATS and _direct(grad) and not _grad_enabled():
+        return ops.backward(family.alpha, grad, p, seed, axes, stride)
+    return family.backward(grad, p, torch.tensor(seed), axes, stride)
 
 
-def _run_inplace(operator: _Operator, x: Tensor, p: float, seed: int, axes: int) -> Tensor:
-    if _direct(x):
-        return _forward_inplace(operator.alpha, x, p, seed, axes)
-    with _below_autograd():
-        return operator.inplace(x, p, seed, axes)
-
-
-def _run_backward(operator: _Operator, grad: Tensor, *rest: Any) -> Tensor:
-    if _ours(grad) and _direct(grad) and not _grad_enabled():
-        return _backward(operator.alpha, grad, *rest)
-    return operator.backward(grad, *rest)
-
-
-def _apply(function: type[torch.autograd.Function]) -> Callable[..., Any]:
-    """A function's ``apply`` where no transform is at work: PyTorch's own looks for one."""
-    return super(torch.autograd.Function, function).apply  # type: ignore[misc]
-
-
-def _run_add(x: Tensor, residual: Tensor, p: float, seed: int) -> Tensor:
-    if _direct(x) and _direct(residual):
-        return _add(x, residual, p, seed)
-    with _below_autograd():
-        return _dropout_add(x, residual, p, seed)
-
-
-class _Dropped(torch.autograd.Function):
-    """Keeps the seed."""
-
+class _DroppedInplace(Dropped):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, operator: _Operator, p: float, seed: int, axes: int) -> Tensor:
-        out = _run(operator, x, p, seed, axes)
-        ctx.operator, ctx.rest = operator, (p, seed, axes, out.stride())
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _run_backward(ctx.operator, grad, *ctx.rest), None, None, None, None
-
-
-class _DroppedInplace(_Dropped):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, operator: _Operator, p: float, seed: int, axes: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, run: Any, back: Any, *rest: Any) -> Tensor:
         ctx.mark_dirty(x)
-        _run_inplace(operator, x, p, seed, axes)
-        ctx.operator, ctx.rest = operator, (p, seed, axes, _dense_strides(x))
-        return x
+        return Dropped.forward(ctx, x, run, back, *rest)
 
 
-class _Twice(torch.autograd.Function):
-    """The gradient is linear in what comes back: its own is the same again."""
-
-    @staticmethod
-    def forward(ctx: Any, grad: Tensor, operator: _Operator, *rest: Any) -> Tensor:
-        ctx.operator, ctx.rest = operator, rest
-        with _below_autograd():
-            return operator.backward(grad, *rest)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return ctx.operator.backward(grad, *ctx.rest), *(None,) * (1 + len(ctx.rest))
+_dropped_inplace = ops.plain_apply(_DroppedInplace)
+_ways = {
+    family: [partial(f, family.alpha) for f in (ops.forward, ops.forward_inplace)]
+    + [partial(_back, family)]
+    for family in (DROPOUT, ALPHA_DROPOUT)
+}
 
 
-class _DroppedSum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, residual: Tensor, p: float, seed: int) -> Tensor:
-        out = _run_add(x, residual, p, seed)
-        ctx.rest = p, seed, 0, out.stride()
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        mine, other = ctx.needs_input_grad[:2]
-        dropped = _run_backward(_DROPOUT, grad, *ctx.rest) if mine else None
-        return dropped, grad if other else None, None, None
-
-
-_dropped, _dropped_inplace, _twice, _dropped_sum = map(
-    _apply, (_Dropped, _DroppedInplace, _Twice, _DroppedSum)
-)
-
-
-def _define(
-    name: str,
-    schema: str,
-    kernel: Callable[..., Tensor],
-    composed: Callable[..., Tensor],
-    recorded: Callable[..., Tensor],
-) -> Callable[..., Tensor]:
-    """Define an operator: its CPU kernel, what it is elsewhere, and with a gradient on the CPU."""
-    overload = define(name, schema, kernel, composed)
-
-    def autograd(x: Tensor, *rest: Any) -> Tensor:
-        if forward_ad._current_level >= 0:
-            return composed(x, *rest)
-        recording = x.requires_grad or isinstance(rest[0], Tensor) and rest[0].requires_grad
-        if recording and _grad_enabled():
-            return (composed if transforms() is not None else recorded)(x, *rest)
-        with _below_autograd():
-            return overload(x, *rest)
-
-    library.impl(name, autograd, "AutogradCPU")
-    return overload
-
-
-def _recorded_inplace(operator: _Operator, x: Tensor, *rest: Any) -> Tensor:
+def _call_directly(family: Family, inplace: bool, x: Tensor, *rest: Any) -> Tensor:
+    run, run_inplace, back = _ways[family]
+    if not (x.requires_grad and _grad_enabled()):
+        return (run_inplace if inplace else run)(x, *rest)
+    if not inplace:
+        return dropped(x, run, back, *rest)
     if x.is_leaf:
         raise RuntimeError(
             "a leaf Variable that requires grad is being used in an in-place operation."
         )
     if x._is_view():  # which views may be written to is for PyTorch to say
-        return x.copy_(_dropped(x, operator, *rest))
-    return _dropped_inplace(x, operator, *rest)
+        return x.copy_(dropped(x, run, back, *rest))
+    return _dropped_inplace(x, run_inplace, back, *rest)
 
 
-def _register(name: str, alpha: bool) -> _Operator:
-    each = functools.partial
-    arguments = "float p, int seed, int axes"
-    operator = _Operator(
-        alpha,
-        _define(
-            name,
-            f"(Tensor input, {arguments}) -> Tensor",
-            each(_forward, alpha),
-            each(_composed, alpha),
-            lambda x, *rest: _dropped(x, operator, *rest),
-        ),
-        _define(
-            f"{name}_",
-            f"(Tensor(a!) input, {arguments}) -> Tensor(a!)",
-            each(_forward_inplace, alpha),
-            each(_composed_inplace, alpha),
-            lambda x, *rest: _recorded_inplace(operator, x, *rest),
-        ),
-        _define(
-            f"{name}_backward",
-            f"(Tensor grad_output, {arguments}, int[] stride) -> Tensor",
-            each(_backward, alpha),
-            each(_composed_backward, alpha),
-            lambda grad, *rest: _twice(grad, operator, *rest),
-        ),
-    )
-    return operator
-
-
-_DROPOUT = _register("dropout", False)
-_ALPHA_DROPOUT = _register("alpha_dropout", True)
-_dropout_add = _define(
-    "dropout_add",
-    "(Tensor input, Tensor residual, float p, int seed) -> Tensor",
-    _add,
-    _composed_add,
-    _dropped_sum,
-)
+def _add_directly(x: Tensor, residual: Tensor, *rest: Any) -> Tensor:
+    if (x.requires_grad or residual.requires_grad) and _grad_enabled():
+        return dropped_sum(x, residual, ops.add, _ways[DROPOUT][2], *rest)
+    return ops.add(x, residual, *rest)
 
 
 # --- functions -----------------------------------------------------------------------------
@@ -426,30 +111,28 @@ def _probability(input: Tensor, p: Any, training: Any) -> float:
     if type(p) is not float or type(training) is not bool or not 0 <= p <= 1 or not known:
         theirs.dropout(_NOTHING if known else input, p, training)  # refuses what PyTorch refuses
         p = float(p)
-    return p if training and input.numel() else 0.0
+    return p if training and (is_tracing() or input.numel()) else 0.0
 
 
 def _ours(x: Tensor) -> bool:
-    """Whether the kernels know this tensor, and nobody looks through operators."""
+    """Whether the operators know this tensor."""
     return (
         x.is_cpu
         and x.dtype in _FLOATS
         and x.layout is torch.strided
-        and type(x).__torch_dispatch__ is _NO_DISPATCH
         and not x.is_nested
-        and transforms() is None
-        and not torch.compiler.is_compiling()
+        and not check_tensor("dropout", x)
     )
 
 
-def _seed(p: float, generator: Generator | None) -> int:
-    if p == 1:
-        return 0  # nothing is left to chance
-    return torch.randint(-(2**63), 2**63 - 1, (), generator=generator, device="cpu").item()
+def _seed(p: float, generator: Generator | None) -> Tensor:
+    if p == 1:  # nothing is left to chance
+        return torch.zeros((), dtype=torch.int64)
+    return draw_seed(generator)
 
 
 def _call(
-    operator: _Operator,
+    family: Family,
     function: Callable[..., Tensor],
     x: Tensor,
     p: float,
@@ -457,33 +140,19 @@ def _call(
     inplace: bool,
     generator: Generator | None,
 ) -> Tensor:
-    if not _ours(x):
-        if generator is None or p == 1:
-            return function(x, p, True, inplace)
-        return _with_generator(x, p, axes, operator is _ALPHA_DROPOUT, inplace, generator)
+    """On the CPU the operator, also in a compiled graph: there it draws what it draws here.
+
+    PyTorch's own would be fused with what stands beside it, but keep a mask for the gradient, and
+    know no generator.
+    """
+    ours = _ours(x)
+    if not ours and (generator is None or p == 1 or not (x.is_floating_point() or x.is_complex())):
+        return function(x, p, True, inplace)
     seed = _seed(p, generator)
-    if forward_ad._current_level >= 0:
-        return (operator.inplace if inplace else operator.forward)(x, p, seed, axes)
-    if x.requires_grad and _grad_enabled():
-        if inplace:
-            return _recorded_inplace(operator, x, p, seed, axes)
-        return _dropped(x, operator, p, seed, axes)
-    return (_run_inplace if inplace else _run)(operator, x, p, seed, axes)
-
-
-def _with_generator(
-    x: Tensor, p: float, axes: int, alpha: bool, inplace: bool, generator: Generator
-) -> Tensor:
-    """PyTorch's functions, which have no such argument."""
-    noise = x.new_empty((*x.shape[:axes], *(1,) * (x.ndim - axes))) if axes else torch.empty_like(x)
-    noise.bernoulli_(1 - p, generator=generator)
-    scale, kept, dropped = _mixture(p, alpha)
-    factors = noise * scale if alpha else noise.div_(1 - p)
-    y = x.mul_(factors) if inplace else x * factors
-    if not alpha:
-        return y
-    offsets = noise * (kept - dropped) + dropped
-    return y.add_(offsets) if inplace else y + offsets
+    if ours and not is_tracing() and _direct(x):
+        return _call_directly(family, inplace, x, p, seed.item(), axes)
+    result = (family.forward if ours else partial(ops.composed, family.alpha))(x, p, seed, axes)
+    return x.copy_(result) if inplace else result
 
 
 def _check_features(x: Tensor, p: float) -> None:
@@ -534,7 +203,7 @@ def dropout(
     p = _probability(input, p, training)
     if not p:
         return theirs.dropout(input, 0.0, training, inplace) if input.is_nested else input
-    return _call(_DROPOUT, theirs.dropout, input, p, 0, inplace, generator)
+    return _call(DROPOUT, theirs.dropout, input, p, 0, inplace, generator)
 
 
 @public
@@ -565,7 +234,7 @@ def alpha_dropout(
     p = _probability(input, p, training)
     if not p:
         return input
-    return _call(_ALPHA_DROPOUT, theirs.alpha_dropout, input, p, 0, inplace, generator)
+    return _call(ALPHA_DROPOUT, theirs.alpha_dropout, input, p, 0, inplace, generator)
 
 
 @public
@@ -600,7 +269,7 @@ def feature_alpha_dropout(
         return input
     _check_features(input, p)
     function = theirs.feature_alpha_dropout
-    return _call(_ALPHA_DROPOUT, function, input, p, 2, inplace, generator)
+    return _call(ALPHA_DROPOUT, function, input, p, 2, inplace, generator)
 
 
 _CHANNELS_DOC = """Drop whole channels with probability ``p``: ``torch.nn.functional.{name}``.
@@ -677,7 +346,7 @@ def _channel_dropout(n: int) -> Callable[..., Tensor]:
         axes = 2 if n == 2 or rank == n + 2 else 1
         if axes > rank or n == 2:
             _check_features(input, p)
-        return _call(_DROPOUT, silent, input, p, min(axes, rank), inplace, generator)
+        return _call(DROPOUT, silent, input, p, min(axes, rank), inplace, generator)
 
     function.__name__ = function.__qualname__ = name
     axes = ", ".join("LHWD"[:1] if n == 1 else "DHW"[3 - n :])
@@ -731,11 +400,9 @@ def dropout_add(
     if not (fits and _ours(input) and _ours(residual)):
         return dropout(input, p, True, generator=generator) + residual
     seed = _seed(p, generator)
-    if forward_ad._current_level >= 0:
-        return _dropout_add(input, residual, p, seed)
-    if (input.requires_grad or residual.requires_grad) and _grad_enabled():
-        return _dropped_sum(input, residual, p, seed)
-    return _run_add(input, residual, p, seed)
+    if not is_tracing() and _direct(input) and _direct(residual):
+        return _add_directly(input, residual, p, seed.item())
+    return ops.dropout_add(input, residual, p, seed)
 
 
 # --- modules -------------------------------------------------------------------------------

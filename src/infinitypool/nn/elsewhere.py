@@ -31,7 +31,7 @@ def _pool(x: Tensor, text: str, *seed: Tensor | None, second: str) -> Any:
         function = getattr(F, f"adaptive_{_WORDS[spec.reducer]}_pool{len(spec.axes)}d")
         sizes = spec.output_size([x.shape[axis] for axis in spec.axes])
         return function(x, sizes, *([True] if return_indices else []))
-    if spec.pytorch_form:
+    if spec.pytorch_form and not (spec.divisor_override and len(spec.axes) == 1):
         padding = [before for before, _ in spec.padding or ()]
         return _pytorch(x, spec, padding, spec.dilation, return_indices)
     shape = tuple(x.shape)
@@ -56,7 +56,7 @@ def _pytorch(
             *common, list(dilation), ceil_mode=spec.ceil_mode, return_indices=return_indices
         )
     function = getattr(F, f"avg_pool{n}d")
-    divisor = [] if n == 1 else [spec.divisor_override or None]
+    divisor = [] if n == 1 else [spec.divisor_override or None]  # which sequences do not have
     return function(*common, spec.ceil_mode, spec.count_include_pad, *divisor)
 
 
@@ -104,8 +104,9 @@ def _places(
     for i in reversed(range(len(spec.axes))):
         axis = spec.axes[i]
         size, before, dilation = x.shape[axis], geometry.padding_before[i], spec.dilation[i]
-        position = indices % padded[axis] - before
-        indices = indices // padded[axis]
+        rows = indices // padded[axis]
+        position = indices - rows * padded[axis] - before
+        indices = rows
         inside = (position >= 0) & (position < size) & inside
         place = place + position * step
         # Windows start here, and this many of their elements lie before the input.

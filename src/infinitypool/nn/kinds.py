@@ -16,7 +16,8 @@ from ..spec import KINDS, TORCH
 from . import windows
 from .documents import document_kind
 from .registry import HALVES
-from .windows import counter, is_tracing, of_kind
+from .seeds import draw_seed
+from .windows import counter, has_data, is_tracing, of_kind
 
 
 def overridden(x: Tensor) -> bool:
@@ -110,7 +111,7 @@ def _quantile_pool(n: int) -> tuple[Callable[..., Tensor], Callable[..., Tensor]
         lower = run(x, *window, q, "lower")
         ranks = q * (counts(x, window) - 1)
         fraction = ranks - ranks.floor()
-        if not is_tracing() and not bool(fraction.any()):
+        if has_data(x) and not bool(fraction.any()):
             return lower
         higher = run(x, *window, q, "higher")
         if lower.dtype in HALVES:
@@ -154,9 +155,7 @@ def _stochastic_pool(n: int) -> Callable[..., Tensor]:
         input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
         ceil_mode: bool = False, *, training: bool = False, generator: Generator | None = None,
     ) -> Tensor:  # fmt: skip
-        seed = None
-        if training:
-            seed = torch.randint(-(2**63), 2**63 - 1, (), generator=generator, device="cpu")
+        seed = draw_seed(generator) if training else None
         window = kernel_size, stride, padding, dilation, ceil_mode
         return run(input, *window, not training, seed=(seed,))
 

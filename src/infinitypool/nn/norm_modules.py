@@ -98,13 +98,14 @@ def _running(module: torch.nn.Module) -> tuple[Any, Any]:
 
 
 class AnyBatchNorm(Activated):
-    def _count(self) -> float | None:
+    def _count(self) -> Any:
         """Count a batch; how far running statistics move toward it."""
         momentum = self.momentum
         if (count := self.num_batches_tracked) is not None:
             count.add_(1)
             if momentum is None:  # the average of all batches so far
-                momentum = 1.0 / float(count)
+                compiling = torch.compiler.is_compiling()
+                momentum = 1.0 / (count.double() if compiling else float(count))
         return momentum
 
     def forward(self, input: Tensor) -> Tensor:

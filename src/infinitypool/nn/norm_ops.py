@@ -1,19 +1,24 @@
 """The operators behind the norms, registered with PyTorch's dispatcher.
 
-- ``infinitypool::norm(Tensor input, Tensor? residual, Tensor? weight, Tensor? bias, Tensor? mean,
-  Tensor? var, str spec, bool keep) -> (Tensor, Tensor?, Tensor?)``: the result; the sum of input and
-  residual; and with ``keep`` the statistics for backward: a mean, unless it is zero, and a variance
-  for every region, in float64
-- ``infinitypool::norm_moving``: also moves running statistics toward those of the input
-- ``infinitypool::norm_backward``: the gradients of the input, the weight and the bias
+- ``infinitypool::norm(Tensor input, Tensor? weight, Tensor? bias, str spec) -> Tensor``
+- ``infinitypool::add_norm``: of the sum of an input and a residual, and also that sum
+- ``infinitypool::norm_with_statistics``, ``infinitypool::add_norm_with_statistics``: also the
+  statistics for backward, in float64: a mean, unless it is zero, and a variance for every region
+- ``infinitypool::norm_given``: with a mean and a variance that were given
+- ``infinitypool::norm_backward``, ``infinitypool::norm_given_backward``: the gradients of the input,
+  the weight and the bias, each empty where it is not wanted
 
 ``spec`` is :attr:`infinitypool.spec.NormSpec.text`. As in :mod:`infinitypool.nn.ops`, kernels run on
 the CPU, and anything else is composed of PyTorch's operators: other devices, forward derivatives,
 transformations, inputs without elements, and mixtures of dtypes that only PyTorch knows.
+
+No operator changes anything: running statistics are moved by PyTorch's operators around them. Where
+nobody looks, :mod:`infinitypool.nn.calls` has the core do it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import prod, sqrt, tau
 from typing import Any, NamedTuple
@@ -22,7 +27,7 @@ import torch
 import torch.nn.functional as theirs
 from torch import Tensor
 from torch._C._functorch import is_legacy_batchedtensor
-from torch.autograd import forward_ad, profiler
+from torch.autograd import forward_ad
 
 from ..plan import RECYCLED_BYTES, Cache
 from ..plan_norm import (
@@ -33,13 +38,25 @@ from ..plan_norm import (
     readable_strides,
 )
 from ..spec import TORCH, Layout, NormSpec, norm_spec_from_text
-from .ops import HALVES, define, dtype_name, library, recycled, transforms
+from .ops import dtype_name, recycled
+from .registry import HALVES, define, transforms
 
 _below_autograd = torch._C._AutoDispatchBelowAutograd
 _grad_enabled = torch.is_grad_enabled
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 Optional = Tensor | None
+
+Tensors = Sequence[Optional]
+_TENSORS = ("input", "residual", "weight", "bias", "mean", "var")
+"""Mean and variance are given ones, or running ones to be moved."""
+
+Saved = Sequence[Optional]
+_SAVED = ("grad_output", "input", "weight", "bias", "statistics", "mean", "var")
+"""Statistics are those of the input. Otherwise there are a mean and a variance, which were given."""
+
+Results = tuple[Tensor, Optional, Optional]
+"""The result, the sum of input and residual, the statistics; or gradients."""
 
 
 # --- what the kernels take -----------------------------------------------------------------
@@ -48,13 +65,22 @@ Optional = Tensor | None
 def takes(text: str, x: Tensor, residual: Optional, weight: Optional) -> bool:
     """Whether the kernels compute this, or refuse it; otherwise it is PyTorch's to say."""
     dtype = x.dtype
-    if not x.numel():
+    if _is_known(x.numel() == 0):
         return False
     if residual is not None and (residual.dtype is not dtype or residual.shape != x.shape):
         return False
     if weight is not None and weight.dtype is not dtype and " kind=rms " in text:
         return dtype in HALVES and weight.dtype is torch.float32
     return dtype in _FLOATS or not dtype.is_complex or " kind=rms " not in text
+
+
+def _is_known(condition: Any) -> bool:
+    """Whether a condition holds. One on sizes that only data tells is not known to."""
+    if isinstance(condition, bool):
+        return condition
+    from torch.fx.experimental.symbolic_shapes import guard_or_false
+
+    return guard_or_false(condition)
 
 
 class _Plan(NamedTuple):
@@ -162,9 +188,17 @@ def alongside(other: Tensor, x: Tensor) -> Tensor:
     return _copied(other, dense_strides(x.shape, x.stride()))
 
 
-def move(running: Tensor, now: Tensor, momentum: float) -> None:
+def move(running: Tensor, now: Tensor, momentum: Any) -> None:
     """Move running statistics toward those of an input, which are float64."""
     running.copy_(running.double() * (1 - momentum) + now * momentum)
+
+
+def move_both(x: Tensor, statistics: Tensor, mean: Tensor, var: Tensor, momentum: Any) -> None:
+    """Move both. Where every sample has statistics of its own, toward the mean over the samples."""
+    count = x.numel() // statistics.shape[1]
+    means, variances = statistics.unflatten(1, (-1, x.shape[1])).mean(1)
+    move(mean, means, momentum)
+    move(var, variances * (count / (count - 1)), momentum)
 
 
 def contiguous(tensor: Optional) -> Optional:
@@ -179,23 +213,11 @@ _DOUBLE = torch.empty(0, dtype=torch.float64)
 
 # --- the CPU kernels -----------------------------------------------------------------------
 
-Results = tuple[Tensor, Optional, Optional]
 
-
-def _norm(
-    x: Tensor,
-    residual: Optional,
-    weight: Optional,
-    bias: Optional,
-    mean: Optional,
-    var: Optional,
-    text: str,
-    keep: bool = False,
-    momentum: float | None = None,
-) -> Results:
-    """``momentum`` says that mean and var are running statistics to be moved."""
+def _norm(text: str, tensors: Tensors, keep: bool = False) -> Results:
+    x, residual, weight, bias, mean, var = tensors
     key = (
-        text, momentum is None, x.dtype, x.shape, x.stride(),
+        text, x.dtype, x.shape, x.stride(),
         residual if residual is None else (residual.dtype, residual.shape, residual.stride()),
         weight if weight is None else (weight.dtype, weight.shape, weight.stride()),
         bias if bias is None else (bias.dtype, bias.shape, bias.stride()),
@@ -205,11 +227,11 @@ def _norm(
     plan = _plans.get(key)
     if plan is None:
         if not takes(text, x, residual, weight):
-            return _composed(x, residual, weight, bias, mean, var, text, keep, momentum)
-        plan = _plans.keep(key, _forward_plan(x, residual, weight, bias, mean, var, text, momentum))
+            return _composed(text, tensors, keep)
+        plan = _plans.keep(key, _forward_plan(text, tensors, False))
     native, shape, strides, small, (rows, regions), spec = plan
     if native is None:
-        return _with_copies(spec, x, residual, weight, bias, mean, var, text, keep, momentum)
+        return _with_copies(spec, text, tensors, keep)
     out = x.new_empty_strided(shape, strides) if small else recycled(x, shape, strides, x.dtype)
     total, other, summed = None, 0, 0
     if residual is not None:
@@ -217,7 +239,7 @@ def _norm(
         other, summed = residual.data_ptr(), total.data_ptr()
     scale = 0 if weight is None else weight.data_ptr()
     shift = 0 if bias is None else bias.data_ptr()
-    if mean is not None and momentum is None:
+    if mean is not None:
         native.apply(x.data_ptr(), out.data_ptr(), scale, shift, mean.data_ptr(), var.data_ptr())
         return out, None, None
     statistics, means, variances = None, 0, 0
@@ -227,112 +249,72 @@ def _norm(
         variances = means + 8 * regions * (rows - 1)
         means = 0 if rows == 1 else means
     native.normalize(
-        x.data_ptr(), other, out.data_ptr(), summed, scale, shift, means, variances,
-        address(mean), address(var), momentum or 0.0,
+        x.data_ptr(), other, out.data_ptr(), summed, scale, shift, means, variances, 0, 0, 0.0
     )  # fmt: skip
     return out, total, statistics
 
 
-def _forward_plan(
-    x: Tensor,
-    residual: Optional,
-    weight: Optional,
-    bias: Optional,
-    mean: Optional,
-    var: Optional,
-    text: str,
-    momentum: float | None,
-) -> _Plan:
+def _checked(text: str, tensors: Tensors, moving: bool) -> NormSpec:
+    x, _, weight, bias, mean, var = tensors
     spec = _norm_spec(text)
     if (mean is None) != (var is None):
         raise ValueError(
             f"{spec.function}: running_mean and running_var must both be given or both be None"
         )
+    for name, tensor in zip(_TENSORS, tensors, strict=True):
+        if tensor is not None and tensor.device != x.device:
+            raise RuntimeError(
+                f"{spec.function}: {name} is on the device {tensor.device}, the input on {x.device}"
+            )
     statistics = {"running_mean": mean, "running_var": var}
-    check(
-        spec, x, {"weight": weight, "bias": bias}, statistics, mean is None or momentum is not None
-    )
-    plan = make_plan(spec, x, residual, weight, bias, mean, momentum is not None)
+    check(spec, x, {"weight": weight, "bias": bias}, statistics, mean is None or moving)
+    return spec
+
+
+def _forward_plan(text: str, tensors: Tensors, moving: bool) -> _Plan:
+    spec = _checked(text, tensors, moving)
+    x, residual, weight, bias, mean, var = tensors
+    plan = make_plan(spec, x, residual, weight, bias, mean, moving)
     if mean is None:
         return plan
     # Of another kind than the core's: statistics of every sample, of two dtypes, or with gaps.
     uneven = mean.dtype is not var.dtype or mean.dtype not in _FLOATS or not var.is_contiguous()
-    given = momentum is None
-    if uneven or spec.kind == "instance" and not given or given and residual is not None:
+    if uneven or (spec.kind == "instance" if moving else residual is not None):
         plan = plan._replace(native=None)
     return plan
 
 
-def _with_copies(
-    spec: NormSpec,
-    x: Tensor,
-    residual: Optional,
-    weight: Optional,
-    bias: Optional,
-    mean: Optional,
-    var: Optional,
-    text: str,
-    keep: bool,
-    momentum: float | None,
-) -> Results:
-    """The same where something must be copied first, or is done around the core."""
-    strides = dense_strides(x.shape, x.stride())
-    if mean is not None and momentum is None:
-        if mean.dtype is not var.dtype or mean.dtype not in _FLOATS:
-            mean, var = mean.to(x.dtype), var.to(x.dtype)
-        total = None
-        if residual is not None:
-            x = total = torch.add(x, residual, out=recycled(x, x.shape, strides, x.dtype))
-        source = readable(spec, x, weight, bias)
-        given = mean.contiguous(), var.contiguous()
-        out, _, _ = _norm(source, None, contiguous(weight), contiguous(bias), *given, text)
-        return _copied(out, strides), total, None
+def _with_copies(spec: NormSpec, text: str, tensors: Tensors, keep: bool) -> Results:
+    """The same where something must be copied first."""
+    x, residual, weight, bias, mean, var = tensors
+    if mean is not None and (mean.dtype is not var.dtype or mean.dtype not in _FLOATS):
+        mean, var = mean.to(x.dtype), var.to(x.dtype)
     source = readable(spec, x, weight, bias)
     if residual is not None:
         residual = alongside(residual, source)
-    sources = source, residual, contiguous(weight), contiguous(bias)
-    if mean is None or momentum is None:
-        out, total, statistics = _norm(*sources, None, None, text, keep)
-    elif spec.kind != "instance":
-        running = mean.contiguous(), var.contiguous()
-        out, total, statistics = _norm(*sources, *running, text, keep, momentum)
-        mean.copy_(running[0])
-        var.copy_(running[1])
-    else:  # one set of running statistics follows the mean over the samples
-        out, total, statistics = _norm(*sources, None, None, text, True)
-        count = x.numel() // statistics.shape[1]
-        means, variances = statistics.view(2, *x.shape[:2]).mean(1)
-        move(mean, means, momentum)
-        move(var, variances * (count / (count - 1)), momentum)
-    total = None if total is None else _copied(total, strides)
-    return _copied(out, strides), total, statistics if keep else None
+    rest = map(contiguous, (weight, bias, mean, var))
+    out, total, statistics = _norm(text, (source, residual, *rest), keep)
+    strides = dense_strides(x.shape, x.stride())
+    return _copied(out, strides), None if total is None else _copied(total, strides), statistics
 
 
-def _norm_backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Optional,
-    bias: Optional,
-    statistics: Optional,
-    mean: Optional,
-    var: Optional,
-    text: str,
-    wanted: list[bool],
-) -> tuple[Optional, Optional, Optional]:
+def _norm_backward(text: str, saved: Saved, wanted: Sequence[bool]) -> tuple[Optional, ...]:
+    grad, x, weight, bias, statistics, mean, var = saved
     key = (
         text, grad.dtype, grad.shape, grad.stride(), x.dtype, x.shape, x.stride(), _layout(weight),
         _layout(bias), _layout(statistics), _layout(mean), _layout(var),
     )  # fmt: skip
     plan = _plans.get(key)
     if plan is None:
-        plan = _plans.keep(key, _backward_plan(grad, x, weight, bias, statistics, mean, var, text))
+        if not x.numel():
+            return _composed_backward(text, saved, wanted)
+        plan = _plans.keep(key, _backward_plan(text, saved))
     native, shape, strides, _, (rows, regions), _ = plan
     if native is None:
-        x = readable(plan.spec, x, weight, bias)
-        return _norm_backward(
-            alongside(grad, x), x, contiguous(weight), contiguous(bias),
-            contiguous(statistics), contiguous(mean), contiguous(var), text, wanted,
-        )  # fmt: skip
+        source = readable(plan.spec, x, weight, bias)
+        given = map(contiguous, (weight, bias, statistics, mean, var))
+        found = _norm_backward(text, (alongside(grad, source), source, *given), wanted)
+        return None if found[0] is None else _copied(found[0], strides), *found[1:]
     of_x = recycled(x, shape, strides, x.dtype) if wanted[0] else None
     of_weight = torch.empty_like(weight) if wanted[1] and weight is not None else None
     of_bias = torch.empty_like(bias) if wanted[2] and bias is not None else None
@@ -348,16 +330,9 @@ def _norm_backward(
     return of_x, of_weight, of_bias
 
 
-def _backward_plan(
-    grad: Tensor,
-    x: Tensor,
-    weight: Optional,
-    bias: Optional,
-    statistics: Optional,
-    mean: Optional,
-    var: Optional,
-    text: str,
-) -> _Plan:
+def _checked_backward(text: str, saved: Saved) -> tuple[NormSpec, tuple[int, int]]:
+    """Also returns the shape of the input's statistics."""
+    grad, x, weight, bias, statistics, mean, var = saved
     spec = _norm_spec(text)
     check(spec, x, {"weight": weight, "bias": bias}, {"mean": mean, "var": var}, mean is None)
     if grad.shape != x.shape or grad.dtype != x.dtype:
@@ -365,20 +340,60 @@ def _backward_plan(
             f"{spec.function}: the gradient has shape {tuple(grad.shape)} and dtype "
             f"{dtype_name(grad.dtype)}, the result {tuple(x.shape)} and {dtype_name(x.dtype)}"
         )
-    if not x.numel():
-        raise RuntimeError(f"{spec.function}: backward needs an input with elements")
+    shape = _statistics_shape(spec, x)
+    if statistics is not None:
+        if statistics.dtype is not torch.float64 or tuple(statistics.shape) != shape:
+            raise RuntimeError(
+                f"{spec.function}: backward needs the forward call's statistics, float64 of shape "
+                f"{shape}"
+            )
+    elif mean.dtype is not var.dtype:
+        raise RuntimeError(f"{spec.function}: backward needs a mean and a variance of one dtype")
+    return spec, shape
+
+
+def _backward_plan(text: str, saved: Saved) -> _Plan:
+    spec, _ = _checked_backward(text, saved)
+    grad, x, weight, bias, statistics, mean, var = saved
     plan = make_plan(spec, x, grad, weight, bias, mean, False)
-    if statistics is None:
-        if mean is None or var is None or mean.dtype is not var.dtype:
-            raise RuntimeError(f"{spec.function}: backward needs the forward call's statistics")
-    elif statistics.dtype is not torch.float64 or tuple(statistics.shape) != plan.statistics:
-        raise RuntimeError(
-            f"{spec.function}: backward needs the forward call's statistics, float64 of shape "
-            f"{plan.statistics}"
-        )
     if any(t is not None and not t.is_contiguous() for t in (statistics, var)):
         plan = plan._replace(native=None)
     return plan
+
+
+# --- results without data ------------------------------------------------------------------
+
+# Sizes may be symbols.
+
+
+def _like(x: Tensor) -> Tensor:
+    if x.is_contiguous():
+        return x.new_empty(x.shape)
+    return x.new_empty_strided(x.shape, dense_strides(x.shape, x.stride()))
+
+
+def _statistics_shape(spec: NormSpec, x: Tensor) -> tuple[int, int]:
+    return 2 if spec.centered else 1, spec.layout(tuple(x.shape)).region_count
+
+
+def _shape(text: str, tensors: Tensors, keep: bool) -> Results:
+    x, residual, weight, *_ = tensors
+    if not takes(text, x, residual, weight):
+        return _composed(text, tensors, keep)
+    spec = _checked(text, tensors, False)
+    statistics = None
+    if keep:
+        statistics = x.new_empty(_statistics_shape(spec, x), dtype=torch.float64)
+    return _like(x), None if residual is None else _like(x), statistics
+
+
+def _backward_shape(text: str, saved: Saved, wanted: Sequence[bool]) -> tuple[Optional, ...]:
+    _, x, weight, bias, *_ = saved
+    _checked_backward(text, saved)
+    of_x = _like(x) if wanted[0] else None
+    of_weight = torch.empty_like(weight) if wanted[1] and weight is not None else None
+    of_bias = torch.empty_like(bias) if wanted[2] and bias is not None else None
+    return of_x, of_weight, of_bias
 
 
 # --- composed of PyTorch's operators -------------------------------------------------------
@@ -394,23 +409,15 @@ def activated(y: Tensor, activation: str, slope: float) -> Tensor:
     )
 
 
-def _composed(
-    x: Tensor,
-    residual: Optional,
-    weight: Optional,
-    bias: Optional,
-    mean: Optional,
-    var: Optional,
-    text: str,
-    keep: bool = False,
-    momentum: float | None = None,
-) -> Results:
+def _composed(text: str, tensors: Tensors, keep: bool = False, momentum: Any = None) -> Results:
+    x, residual, weight, bias, mean, var = tensors
     spec = _norm_spec(text)
     total = None
     if residual is not None:
         x = total = x + residual
     of_input = mean is None or momentum is not None
     running = mean, var, weight, bias, of_input, momentum or 0.0
+    last = spec.normalized_shape or x.shape[x.ndim - len(spec.axes) :]
     match spec.kind:
         case "batch":
             y = theirs.batch_norm(x, *running, spec.eps)
@@ -419,18 +426,20 @@ def _composed(
         case "group":
             y = theirs.group_norm(x, spec.groups, weight, bias, spec.eps)
         case "layer":
-            y = theirs.layer_norm(x, spec.normalized_shape, weight, bias, spec.eps)
+            y = theirs.layer_norm(x, last, weight, bias, spec.eps)
         case _:
-            y = theirs.rms_norm(x, spec.normalized_shape, weight, spec.eps)
+            y = theirs.rms_norm(x, last, weight, spec.eps)
     y = activated(y, spec.activation, spec.slope)
     statistics = None
     if keep and of_input:
         layout, dims, wide = _unfolded(spec, x)
         wide = wide.double()
         if spec.centered:
-            statistics = torch.stack((wide.mean(dims).flatten(), _variance(wide, dims).flatten()))
+            mean = _mean(wide, dims)
+            var = _mean((wide - mean).square(), dims)
+            statistics = torch.stack((mean.flatten(), var.flatten()))
         else:
-            statistics = wide.square().mean(dims).reshape(1, -1)
+            statistics = _mean(wide.square(), dims).reshape(1, -1)
     return y, total, statistics
 
 
@@ -439,10 +448,6 @@ def _unfolded(spec: NormSpec, x: Tensor) -> tuple[Layout, list[int], Tensor]:
     layout = spec.layout(tuple(x.shape))
     dims = [axis for axis, step in enumerate(layout.regions) if not step]
     return layout, dims, x.reshape(layout.sizes)
-
-
-def _variance(x: Tensor, dims: list[int], keepdim: bool = False) -> Tensor:
-    return (x - x.mean(dims, True)).square().mean(dims, keepdim)
 
 
 def _slope_of(z: Tensor, activation: str, slope: float) -> Tensor:
@@ -456,25 +461,28 @@ def _slope_of(z: Tensor, activation: str, slope: float) -> Tensor:
     return torch.where(z > 0, one, slope)
 
 
-def _composed_backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Optional,
-    bias: Optional,
-    statistics: Optional,
-    mean: Optional,
-    var: Optional,
-    text: str,
-    wanted: list[bool],
-) -> tuple[Optional, Optional, Optional]:
-    """The formula of the gradient, which can be differentiated again.
-
-    Statistics are computed once more, so that they are functions of the input.
-    """
+def _composed_backward(text: str, saved: Saved, wanted: Sequence[bool]) -> tuple[Optional, ...]:
     spec = _norm_spec(text)
+    return formula(_by_channel(spec) if saved[4] is None else spec, saved, wanted)
+
+
+def _mean(x: Tensor, dims: list[int]) -> Tensor:
+    return x.mean(dims, True)
+
+
+def formula(
+    spec: NormSpec,
+    saved: Saved,
+    wanted: Sequence[bool],
+    mean_of: Callable[[Tensor, list[int]], Tensor] = _mean,
+) -> tuple[Optional, ...]:
+    """The gradient, which can be differentiated again.
+
+    Statistics are computed once more, so that they are functions of the input. ``mean_of`` takes
+    means over regions, along some axes.
+    """
+    grad, x, weight, bias, statistics, mean, var = saved
     given = statistics is None
-    if given:
-        spec = _by_channel(spec)
     layout, dims, z = _unfolded(spec, x)
     g = grad.reshape(layout.sizes)
     if x.dtype in HALVES:
@@ -486,9 +494,10 @@ def _composed_backward(
     if given:
         mean, var = (t.reshape(sizes).to(z.dtype) for t in (mean, var))
     elif spec.centered:
-        mean, var = z.mean(dims, True), _variance(z, dims, True)
+        mean = mean_of(z, dims)
+        var = mean_of((z - mean).square(), dims)
     else:
-        mean, var = 0.0, z.square().mean(dims, True)
+        mean, var = 0.0, mean_of(z.square(), dims)
     deviation = torch.rsqrt(var + spec.epsilon(dtype_name(x.dtype)))
     normal = (z - mean) * deviation
     if spec.activation != "none":
@@ -497,8 +506,8 @@ def _composed_backward(
     if wanted[0]:
         of_x = g * scale
         if not given:
-            along = normal * (of_x * normal).mean(dims, True)
-            of_x = of_x - along - (of_x.mean(dims, True) if spec.centered else 0.0)
+            along = normal * mean_of(of_x * normal, dims)
+            of_x = of_x - along - (mean_of(of_x, dims) if spec.centered else 0.0)
         of_x = (of_x * deviation).reshape(x.shape).to(x.dtype)
     if wanted[1] and weight is not None:
         of_weight = _sum(g * normal, summed).reshape(weight.shape).to(weight.dtype)
@@ -508,221 +517,195 @@ def _composed_backward(
 
 
 def _sum(x: Tensor, dims: list[int]) -> Tensor:
-    return x.sum(dims) if dims else x
+    return x.sum(dims) if dims else x.clone()
 
 
-# --- autograd ------------------------------------------------------------------------------
+# --- derivatives ---------------------------------------------------------------------------
 
 
 class _Normalised(torch.autograd.Function):
     """Keeps the input (or its sum with the residual), the parameters, two numbers per region."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        residual: Optional,
-        weight: Optional,
-        bias: Optional,
-        mean: Optional,
-        var: Optional,
-        text: str,
-        momentum: float | None,
-        direct: bool,
-    ) -> Any:
-        if mean is not None and (mean.requires_grad or var.requires_grad):
-            raise RuntimeError(
-                f"{text.split()[0]}: running statistics have no gradient and must not require one"
-            )
-        if direct:
-            out, total, statistics = _norm(
-                x, residual, weight, bias, mean, var, text, True, momentum
-            )
-        else:
-            with _below_autograd():
-                out, total, statistics = _through(
-                    x, residual, weight, bias, mean, var, text, True, momentum
-                )
-        ctx.case = text, direct
-        if total is not None:
+    def forward(ctx: Any, text: str, keep: bool, *tensors: Optional) -> Any:
+        x, _, weight, bias, mean, var = tensors
+        _check_running(text, mean, var)
+        with _below_autograd():
+            out, total, statistics = _called(text, tensors, mean is None)
+        ctx.text = text
+        results = [t for t in (out, total, statistics if keep else None) if t is not None]
+        if len(results) > 1:
             ctx.set_materialize_grads(False)
-            x = total
+        if keep:
+            ctx.mark_non_differentiable(statistics)
+        x = x if total is None else total
         if statistics is None:
             ctx.save_for_backward(x, weight, bias, None, mean, var)
         else:
-            ctx.save_for_backward(x, weight, bias, statistics)
-        return out if total is None else (out, total)
+            ctx.save_for_backward(x, weight, bias, statistics, None, None)
+        return results[0] if len(results) == 1 else tuple(results)
 
     @staticmethod
-    def backward(ctx: Any, grad: Optional, grad_total: Optional = None) -> tuple[Any, ...]:
-        needs = ctx.needs_input_grad
-        text, direct = ctx.case
+    def backward(ctx: Any, grad: Optional, *more: Optional) -> tuple[Any, ...]:
+        needs = ctx.needs_input_grad[2:]
+        grad_total = more[0] if more else None
         if grad is None:
-            of_x, of_weight, of_bias = grad_total, None, None
+            found = grad_total, None, None
         else:
             wanted = [needs[0] or needs[1], needs[2], needs[3]]
-            x, weight, bias, statistics, *given = ctx.saved_tensors
-            mean, var = given or (None, None)
-            arguments = grad, x, weight, bias, statistics, mean, var, text, wanted
-            if _grad_enabled():
-                of_x, of_weight, of_bias = _composed_backward(*arguments)
-            elif direct and _keys(grad) == _ORDINARY and not _watched():
-                of_x, of_weight, of_bias = _norm_backward(*arguments)
-            elif transforms() is not None or is_legacy_batchedtensor(grad):
-                of_x, of_weight, of_bias = _composed_backward(*arguments)
-            else:
-                with _below_autograd():
-                    of_x, of_weight, of_bias = norm_backward(*arguments)
-            if grad_total is not None and of_x is not None:
+            found = gradients(ctx.text, (grad, *ctx.saved_tensors), wanted)
+            if grad_total is not None and found[0] is not None:
+                of_x = found[0]
                 of_x = of_x + grad_total if _grad_enabled() else of_x.add_(grad_total)
+                found = of_x, *found[1:]
+        of_x, of_weight, of_bias = found
         of_residual = of_x if needs[1] else None
-        return of_x, of_residual, of_weight, of_bias, None, None, None, None, None
+        return None, None, of_x, of_residual, of_weight, of_bias, None, None
+
+
+def gradients(text: str, saved: Saved, wanted: list[bool]) -> Sequence[Optional]:
+    """Those that are wanted, by operators."""
+    grad, x, weight, bias, statistics, mean, var = saved
+    if is_legacy_batchedtensor(grad):
+        return _composed_backward(text, saved, wanted)
+    if statistics is None:
+        found = norm_given_backward(grad, x, weight, bias, mean, var, text, wanted)
+    else:
+        found = norm_backward(grad, x, weight, bias, statistics, text, wanted)
+    return [t if is_wanted else None for t, is_wanted in zip(found, wanted, strict=True)]
+
+
+def _gradients(text: str, saved: Saved, wanted: list[bool], _: bool) -> Sequence[Optional]:
+    return gradients(text, saved, wanted)  # TRANSITION: until calls.py calls that
 
 
 # PyTorch's own way to call a function, behind its look at transformations.
 _normalise = super(torch.autograd.Function, _Normalised).apply
 
 
-def _through(
-    x: Tensor,
-    residual: Optional,
-    weight: Optional,
-    bias: Optional,
-    mean: Optional,
-    var: Optional,
-    text: str,
-    keep: bool = False,
-    momentum: float | None = None,
-) -> Results:
-    """Through the dispatcher."""
+def _derivative(text: str, tensors: Tensors, keep: bool) -> Results:
+    x, residual, weight, *_ = tensors
+    if not takes(text, x, residual, weight):
+        return _composed(text, tensors, keep)
+    found = _normalise(text, keep, *tensors)
+    if isinstance(found, Tensor):
+        return found, None, None
+    return found[0], None if residual is None else found[1], found[-1] if keep else None
+
+
+def _check_running(text: str, mean: Optional, var: Optional) -> None:
+    if mean is not None and (mean.requires_grad or var.requires_grad):
+        raise RuntimeError(
+            f"{text.split()[0]}: running statistics have no gradient and must not require one"
+        )
+
+
+# --- calls ---------------------------------------------------------------------------------
+
+
+def run(text: str, tensors: Tensors, momentum: float | None = None) -> Any:
+    """The result, or a pair of it and the sum where there is a residual."""
+    traced = momentum is not None and torch._C._get_tracing_state() is not None
+    if traced or forward_ad._current_level >= 0 or transforms() is not None:
+        return composed(text, tensors, momentum)
+    return through(text, tensors, momentum)
+
+
+def through(text: str, tensors: Tensors, momentum: Any = None) -> Any:
+    """The same by operators. Compilers read this."""
+    x, residual, weight, bias, mean, var = tensors
     if momentum is None:
-        return norm(x, residual, weight, bias, mean, var, text, keep)
-    return norm_moving(x, residual, weight, bias, mean, var, text, momentum, keep)
-
-
-# What the dispatcher knows about an ordinary tensor on the CPU, and about one without autograd.
-_keys = torch._C._dispatch_keys
-_ORDINARY = _keys(torch.empty(0))
-with torch.inference_mode():
-    _INFERENCE = _keys(torch.empty(0))
-_modes = torch._C._len_torch_dispatch_stack
-
-
-def _watched() -> bool:
-    """Whether somebody looks at operators: a mode, a transformation, or the profiler."""
-    return _modes() or transforms() is not None or profiler._is_profiler_enabled
-
-
-def run(
-    text: str,
-    x: Tensor,
-    residual: Optional,
-    weight: Optional,
-    bias: Optional,
-    mean: Optional = None,
-    var: Optional = None,
-    momentum: float | None = None,
-) -> Any:
-    """The result, or a pair of it and the sum where there is a residual.
-
-    The operator and its autograd kernel would come to the same. Where nobody looks at operators and
-    all tensors are ordinary, the kernel is called itself, which saves half of the time.
-    """
-    keys, ordinary = _keys(x), _ORDINARY
-    direct = (
-        (keys == ordinary or keys == _INFERENCE)
-        and (weight is None or _keys(weight) == ordinary)
-        and (bias is None or _keys(bias) == ordinary)
-        and (mean is None or _keys(mean) == ordinary)
-        and (var is None or _keys(var) == ordinary)
-        and (residual is None or _keys(residual) == keys)
-        and not _watched()
-    )
-    if forward_ad._current_level >= 0 or not direct and transforms() is not None:
-        return composed(text, x, residual, weight, bias, mean, var, momentum)
-    if _grad_enabled() and (
-        x.requires_grad
-        or (weight is not None and weight.requires_grad)
-        or (bias is not None and bias.requires_grad)
-        or (residual is not None and residual.requires_grad)
-        or (mean is not None and mean.requires_grad)
-        or (var is not None and var.requires_grad)
-    ):
-        if not ((direct or x.is_cpu) and takes(text, x, residual, weight)):
-            return composed(text, x, residual, weight, bias, mean, var, momentum)
-        return _normalise(x, residual, weight, bias, mean, var, text, momentum, direct)
-    if direct:
-        out, total, _ = _norm(x, residual, weight, bias, mean, var, text, False, momentum)
+        if mean is not None and residual is not None:
+            x = x + residual
+            return norm_given(x, weight, bias, mean, var, text), x
+        out, total, _ = _called(text, tensors, False)
+    elif not takes(text, x, residual, weight):
+        return composed(text, tensors, momentum)
     else:
-        with _below_autograd():
-            out, total, _ = _through(x, residual, weight, bias, mean, var, text, False, momentum)
+        if _grad_enabled():
+            _check_running(text, mean, var)
+        _checked(text, tensors, True)
+        out, total, statistics = _called(text, (*tensors[:4], None, None), True)
+        move_both(x, statistics, mean, var, momentum)
     return out if residual is None else (out, total)
 
 
-def composed(
-    text: str,
-    x: Tensor,
-    residual: Optional,
-    weight: Optional,
-    bias: Optional,
-    mean: Optional = None,
-    var: Optional = None,
-    momentum: float | None = None,
-) -> Any:
+def _called(text: str, tensors: Tensors, keep: bool) -> Results:
+    """The operator for these tensors."""
+    x, residual, weight, bias, mean, var = tensors
+    if mean is not None:
+        return norm_given(x, weight, bias, mean, var, text), None, None
+    if residual is not None:
+        if keep:
+            return add_norm_with_statistics(x, residual, weight, bias, text)
+        return *add_norm(x, residual, weight, bias, text), None
+    if keep:
+        out, statistics = norm_with_statistics(x, weight, bias, text)
+        return out, None, statistics
+    return norm(x, weight, bias, text), None, None
+
+
+def composed(text: str, tensors: Tensors, momentum: Any = None) -> Any:
     """The same, composed of PyTorch's functions."""
-    out, total, _ = _composed(x, residual, weight, bias, mean, var, text, False, momentum)
-    return out if residual is None else (out, total)
+    out, total, _ = _composed(text, tensors, False, momentum)
+    return out if total is None else (out, total)
 
 
 # --- registration --------------------------------------------------------------------------
 
-_COMMON = "Tensor input, Tensor? residual, Tensor? weight, Tensor? bias"
-_RESULTS = ", bool keep=False) -> (Tensor, Tensor?, Tensor?)"
+
+def _define(
+    name: str,
+    known: Sequence[str],
+    given: Sequence[str],
+    results: int,
+    bodies: dict[str, Callable[..., Any]],
+    more: str = "",
+    *fixed: Any,
+) -> Callable[..., Any]:
+    """Define an operator of some ``given`` tensors. Its bodies take all that are ``known``."""
+    places = [known.index(tensor) for tensor in given]
+
+    def form(body: Callable[..., Any]) -> Callable[..., Any]:
+        def operator(*arguments: Any) -> Any:
+            tensors: list[Optional] = [None] * len(known)
+            for place, tensor in zip(places, arguments, strict=False):
+                tensors[place] = tensor
+            text, *rest = arguments[len(places) :]
+            found = body(text, tensors, *rest, *fixed)
+            if more:
+                return tuple(tensors[0].new_empty(0) if t is None else t for t in found)
+            found = tuple(t for t in found if t is not None)
+            return found[0] if results == 1 else found
+
+        return operator
+
+    taken = [f"Tensor{'?' * (t in ('weight', 'bias'))} {t}" for t in given]
+    one = "Tensor" if results == 1 else f"({', '.join(['Tensor'] * results)})"
+    return define(
+        name,
+        f"({', '.join(taken)}, str spec{more}) -> {one}",
+        **{what: form(body) for what, body in bodies.items()},
+    )
 
 
-def _moving(body: Any) -> Any:
-    """The body of an operator that moves running statistics."""
-
-    def kernel(
-        x: Tensor, residual: Optional, weight: Optional, bias: Optional, mean: Tensor, var: Tensor,
-        text: str, momentum: float, keep: bool = False,
-    ) -> Results:  # fmt: skip
-        return body(x, residual, weight, bias, mean, var, text, keep, momentum)
-
-    return kernel
+_FORWARD = {"kernel": _norm, "shape": _shape, "composed": _composed, "derivative": _derivative}
+_BACKWARD = {"kernel": _norm_backward, "shape": _backward_shape, "composed": _composed_backward}
 
 
-def _autograd(
-    x: Tensor,
-    residual: Optional,
-    weight: Optional,
-    bias: Optional,
-    mean: Optional,
-    var: Optional,
-    text: str,
-    keep: bool = False,
-    momentum: float | None = None,
-) -> Results:
-    found = run(text, x, residual, weight, bias, mean, var, momentum)
-    return (found, None, None) if residual is None else (*found, None)
+def _forward(name: str, given: str, keep: bool = False) -> Callable[..., Any]:
+    results = 1 + ("residual" in given) + keep
+    return _define(name, _TENSORS, given.split(), results, _FORWARD, "", keep)
 
 
-norm = define(
-    "norm", f"({_COMMON}, Tensor? mean, Tensor? var, str spec{_RESULTS}", _norm, _composed
-)
-norm_moving = define(
-    "norm_moving",
-    f"({_COMMON}, Tensor(a!) running_mean, Tensor(b!) running_var, str spec, float momentum"
-    + _RESULTS,
-    _moving(_norm),
-    _moving(_composed),
-)
-norm_backward = define(
-    "norm_backward",
-    "(Tensor grad_output, Tensor input, Tensor? weight, Tensor? bias, Tensor? statistics, "
-    "Tensor? mean, Tensor? var, str spec, bool[3] wanted) -> (Tensor?, Tensor?, Tensor?)",
-    _norm_backward,
-    _composed_backward,
-)
-library.impl("norm", _autograd, "AutogradCPU")
-library.impl("norm_moving", _moving(_autograd), "AutogradCPU")
+def _backward(name: str, given: str) -> Callable[..., Any]:
+    return _define(name, _SAVED, given.split(), 3, _BACKWARD, ", bool[3] wanted")
+
+
+norm = _forward("norm", "input weight bias")
+norm_with_statistics = _forward("norm_with_statistics", "input weight bias", True)
+add_norm = _forward("add_norm", "input residual weight bias")
+add_norm_with_statistics = _forward("add_norm_with_statistics", "input residual weight bias", True)
+norm_given = _forward("norm_given", "input weight bias mean var")
+norm_backward = _backward("norm_backward", "grad_output input weight bias statistics")
+norm_given_backward = _backward("norm_given_backward", "grad_output input weight bias mean var")

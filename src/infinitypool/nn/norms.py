@@ -22,60 +22,89 @@ from torch.overrides import (
 
 from ..plan import Cache, is_exact
 from ..spec import NORMS, TORCH, check_bool, integer, norm_spec, number, show
-from . import norm_ops, windows
-from .ops import HALVES, transforms
-from .windows import check_tensor
+from . import calls, norm_ops, windows
+from .registry import HALVES, constant_result, transforms
+from .windows import check_tensor, constant, is_tracing
 
 _texts = Cache()
 
 
-def _text(name: str, kind: str, activation: Any, slope: Any, *own: Any, **fixed: Any) -> str:
-    """The spec's text, from the arguments: ``own`` are eps, and what else the kind has."""
-    arguments = (name, activation, slope, own, *fixed.values())
+@constant_result
+def _new_text(name: str, kind: str, activation: Any, slope: Any, training: bool, *own: Any) -> str:
+    """The spec's text. ``own`` are eps and what else the kind has."""
+    named = dict(zip(_OWN.get(kind, ("eps",)), own, strict=False))
+    return norm_spec(
+        name,
+        kind,
+        **named,
+        training=training,
+        activation=activation,
+        negative_slope=slope,
+        front=TORCH,
+    ).text
+
+
+_LAST = ("eps", "normalized_shape", "axes", "ndim")
+_OWN = {"layer": _LAST, "rms": _LAST, "group": ("eps", "num_groups")}
+
+
+_short = calls.norming(_new_text)
+
+
+def _text(*arguments: Any) -> str:
     try:
         key = dumps(arguments, 2)
         text = _texts.get(key)
     except ValueError:  # something that marshal does not know
         text = None
     if text is None:
-        named = dict(zip(("eps", _OWN.get(kind, "")), own, strict=False))
-        text = norm_spec(
-            name, kind, **named, **fixed, activation=activation, negative_slope=slope, front=TORCH
-        ).text
+        text = _new_text(*arguments)
         if is_exact(arguments):
             _texts.keep(key, text)
     return text
 
 
-_OWN = {"layer": "normalized_shape", "rms": "normalized_shape", "group": "num_groups"}
-
-
 def _run(
     name: str,
-    text: str,
-    input: Tensor,
-    residual: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor | None = None,
-    var: Tensor | None = None,
-    momentum: float | None = None,
+    kind: str,
+    own: tuple[Any, ...],
+    activation: Any,
+    slope: Any,
+    tensors: tuple[Any, ...],
+    momentum: Any = None,
+    training: bool = False,
 ) -> Any:
-    tensors = input, residual, weight, bias, mean, var
-    try:
-        if type(input) is Tensor or not _are_looked_at(name, tensors):
-            return norm_ops.run(text, *tensors, momentum)
-    except TypeError:
-        _are_looked_at(name, tensors)  # what is no tensor is named
-        raise
-    return norm_ops.composed(text, *tensors, momentum)
+    """``tensors`` are those of :mod:`norm_ops`."""
+    if is_tracing():
+        own = constant((slope, training, *_by_axes(kind, own, tensors[0])))
+        text = _new_text(name, kind, activation, *own)
+        return norm_ops.through(text, tensors, momentum)
+    found = _short(*tensors, (name, kind, activation, slope, training, *own), momentum)
+    if found is not None:
+        return found
+    if type(tensors[0]) is not Tensor:
+        own = _by_axes(kind, own, tensors[0])
+    text = _text(name, kind, activation, slope, training, *own)
+    known = _know_theirs_alone(name, tensors)
+    return (norm_ops.composed if known else norm_ops.run)(text, tensors, momentum)
+
+
+def _by_axes(kind: str, own: tuple[Any, ...], x: Any) -> tuple[Any, ...]:
+    """Where sizes may be symbols, a normalised shape that fits is no more than a number of axes."""
+    if kind in ("layer", "rms") and isinstance(x, Tensor):
+        eps, shape = own
+        if isinstance(shape, (tuple, list)) and 0 < len(shape) <= x.ndim:
+            if all(isinstance(n, (int, torch.SymInt)) for n in shape):
+                if tuple(x.shape[-len(shape) :]) == tuple(shape):
+                    return eps, None, tuple(range(-len(shape), 0)), x.ndim
+    return own
 
 
 _ARGUMENTS = ("input", "residual", "weight", "bias", "running_mean", "running_var")
 
 
-def _are_looked_at(name: str, tensors: tuple[Any, ...]) -> bool:
-    """Whether the type of one wants to see operators. Refuses what is no tensor."""
+def _know_theirs_alone(name: str, tensors: tuple[Any, ...]) -> bool:
+    """Whether the type of one knows PyTorch's operators alone. Refuses what is no tensor."""
     found = False
     for argument, tensor in zip(_ARGUMENTS, tensors, strict=True):
         if tensor is not None or argument == "input":
@@ -90,6 +119,12 @@ def _are_looked_at(name: str, tensors: tuple[Any, ...]) -> bool:
 # --- what the norms do with their arguments ------------------------------------------------
 
 # Each takes the name of its function, and residual is None in those that add none.
+
+
+def _momentum(name: str, value: Any) -> Any:
+    if isinstance(value, Tensor) and torch.compiler.is_compiling():
+        return value  # a graph must not look into it
+    return number(name, "momentum", value, TORCH)
 
 
 def _batch_norm(
@@ -110,8 +145,7 @@ def _batch_norm(
     if training is not False:
         check_bool(name, "training", training, TORCH)
     if type(momentum) is not float:
-        momentum = number(name, "momentum", momentum, TORCH)
-    text = _text(name, "batch", activation, negative_slope, eps, training=training)
+        momentum = _momentum(name, momentum)
     given = running_mean is not None
     if given is (running_var is None) or not (training or given):
         given_names = "running_mean" if given else "running_var"
@@ -124,7 +158,8 @@ def _batch_norm(
             f"{name}: running_mean and running_var must be given where training is False"
         )
     move = momentum if training and given else None
-    return _run(name, text, input, residual, weight, bias, running_mean, running_var, move)
+    tensors = input, residual, weight, bias, running_mean, running_var
+    return _run(name, "batch", (eps,), activation, negative_slope, tensors, move, training)
 
 
 def _instance_norm(
@@ -145,8 +180,7 @@ def _instance_norm(
     if use_input_stats is not True:
         check_bool(name, "use_input_stats", use_input_stats, TORCH)
     if type(momentum) is not float:
-        momentum = number(name, "momentum", momentum, TORCH)
-    text = _text(name, "instance", activation, negative_slope, eps)
+        momentum = _momentum(name, momentum)
     given = running_mean is not None
     if not use_input_stats and (not given or running_var is None):
         raise RuntimeError(
@@ -155,7 +189,8 @@ def _instance_norm(
     if given is (running_var is None):
         raise ValueError(f"{name}: running_mean and running_var must both be given or both be None")
     move = momentum if use_input_stats and given else None
-    return _run(name, text, input, residual, weight, bias, running_mean, running_var, move)
+    tensors = input, residual, weight, bias, running_mean, running_var
+    return _run(name, "instance", (eps,), activation, negative_slope, tensors, move)
 
 
 def _layer_norm(
@@ -172,8 +207,8 @@ def _layer_norm(
 ) -> Any:
     if type(normalized_shape) is torch.Size:
         normalized_shape = tuple(normalized_shape)
-    text = _text(name, "layer", activation, negative_slope, eps, normalized_shape)
-    return _run(name, text, input, residual, weight, bias)
+    tensors = input, residual, weight, bias, None, None
+    return _run(name, "layer", (eps, normalized_shape), activation, negative_slope, tensors)
 
 
 def _rms_norm(
@@ -189,8 +224,8 @@ def _rms_norm(
 ) -> Any:
     if type(normalized_shape) is torch.Size:
         normalized_shape = tuple(normalized_shape)
-    text = _text(name, "rms", activation, negative_slope, eps, normalized_shape)
-    return _run(name, text, input, residual, weight, None)
+    tensors = input, residual, weight, None, None, None
+    return _run(name, "rms", (eps, normalized_shape), activation, negative_slope, tensors)
 
 
 def _group_norm(
@@ -205,8 +240,8 @@ def _group_norm(
     activation: str | None = None,
     negative_slope: float = 0.01,
 ) -> Any:
-    text = _text(name, "group", activation, negative_slope, eps, num_groups)
-    return _run(name, text, input, residual, weight, bias)
+    tensors = input, residual, weight, bias, None, None
+    return _run(name, "group", (eps, num_groups), activation, negative_slope, tensors)
 
 
 # --- their functions -----------------------------------------------------------------------
@@ -476,10 +511,11 @@ def local_response_norm(
     squares = input * input
     if input.ndim > 3 and input.dtype in HALVES and torch.is_autocast_enabled("cpu"):
         squares = squares.float()  # as PyTorch's mean over three axes
-    if squares.requires_grad and transforms() is None and forward_ad._current_level < 0:
-        means = _ChannelMeans.apply(squares, window, window // 2)
-    else:
+    plain = is_tracing() or not squares.requires_grad
+    if plain or transforms() is not None or forward_ad._current_level >= 0:
         means = _means_of_channels(squares, window, window // 2)
+    else:
+        means = _ChannelMeans.apply(squares, window, window // 2)
     return input / (means * alpha + k) ** beta
 
 

@@ -40,8 +40,7 @@ from ..plan import (
 )
 from ..spec import TORCH, PoolSpec, spec_from_text
 from . import elsewhere, exporting
-from .registry import HALVES
-from .registry import define as register
+from .registry import HALVES, define
 
 # Reducer to operator name. Everything else follows from the core's table of reducers.
 OPERATORS = {
@@ -502,7 +501,7 @@ def _register(reducer: str, name: str) -> Operator:
 
     operator = Operator(
         {},
-        register(
+        define(
             f"{name}_backward",
             _BACKWARD,
             kernel=_backward_kernel(reducer),
@@ -521,7 +520,7 @@ def _register(reducer: str, name: str) -> Operator:
 
     for extra, (suffix, results) in _FORMS.items():
         if extra == "none" or REDUCERS[reducer]["indices"]:
-            operator.forward[extra] = register(
+            operator.forward[extra] = define(
                 name + suffix,
                 forward + results,
                 kernel=_forward_kernel(reducer, extra),
@@ -536,15 +535,3 @@ def _register(reducer: str, name: str) -> Operator:
 
 
 OPS = {reducer: _register(reducer, name) for reducer, name in OPERATORS.items()}
-
-
-# TRANSITION: until the other modules have moved to the registry
-from .registry import below_autocast, library, transforms  # noqa: E402,F401
-
-
-def define(name: str, schema: str, kernel: Any, other: Any = None) -> Any:
-    library.define(name + schema)
-    library.impl(name, kernel, "CPU")
-    if other is not None:
-        library.impl(name, other, "CompositeImplicitAutograd")
-    return getattr(torch.ops.infinitypool, name).default

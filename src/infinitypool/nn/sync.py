@@ -123,7 +123,7 @@ class _Synchronised(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Optional, ...]:
         wanted = ctx.needs_input_grad[:3]
         arguments = grad, *ctx.saved_tensors, ctx.count, ctx.spec, ctx.group, wanted
-        found = _Once.apply(*arguments) if torch.is_grad_enabled() else _gradients(*arguments)
+        found = _formula(*arguments) if torch.is_grad_enabled() else _gradients(*arguments)
         return *found, None, None, None, None, None
 
 
@@ -169,16 +169,37 @@ def _gradients(
     return of_x, of_weight, of_bias
 
 
-class _Once(torch.autograd.Function):
-    """The gradient, where somebody asks for a graph through it. The place of its derivative."""
+class _SumOverAll(torch.autograd.Function):
+    """What all processes hold, added; and so is the gradient."""
 
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> tuple[Optional, ...]:
-        return _gradients(*arguments)
+    def forward(ctx: Any, own: Tensor, group: Any) -> Tensor:
+        ctx.group = group
+        return _of_all(own.contiguous(), group).sum(0).view(own.shape)
 
     @staticmethod
-    def backward(ctx: Any, *_: Tensor) -> Any:
-        raise NotImplementedError("SyncBatchNorm: the gradient is not differentiable a second time")
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _SumOverAll.apply(grad, ctx.group), None
+
+
+def _formula(
+    grad: Tensor,
+    x: Tensor,
+    weight: Optional,
+    bias: Optional,
+    statistics: Tensor,
+    count: float,
+    spec: NormSpec,
+    group: Any,
+    wanted: Sequence[bool],
+) -> tuple[Optional, ...]:
+    """The same, where somebody asks for a graph through it: it can be differentiated again."""
+
+    def mean_of(x: Tensor, dims: list[int]) -> Tensor:
+        return (_SumOverAll.apply(x.double().sum(dims, True), group) / count).to(x.dtype)
+
+    saved = grad, x, weight, bias, statistics, None, None
+    return norm_ops.formula(spec, saved, wanted, mean_of)
 
 
 _Theirs = torch.nn.SyncBatchNorm
@@ -211,10 +232,10 @@ class SyncBatchNorm(norm_modules.AnyBatchNorm, torch.nn.modules.batchnorm._Batch
             where the inputs of all processes have one value per channel together
         RuntimeError: for shapes and dtypes that do not go together; and where another process
             does not take part, at the latest when the process group's timeout has passed
-        NotImplementedError: for an input that is not of floats, and for the derivative of the
-            gradient where there are several processes
+        NotImplementedError: for an input that is not of floats
 
-    Every process must call forward, and backward where one does, as often as the others.
+    Every process must call forward, and backward where one does, as often as the others. Where
+    the gradient is to be differentiated again, they speak once for every mean.
 
     Source: Ioffe and Szegedy, Batch Normalization: Accelerating Deep Network Training by Reducing
     Internal Covariate Shift, 2015, https://arxiv.org/abs/1502.03167. Statistics are merged as in

@@ -19,8 +19,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from ..plan import Cache, is_exact
 from ..spec import KINDS, TORCH, PoolSpec, adaptive_spec, pool_spec
-from ..spec import spec_from_text as spec_from_text  # TRANSITION
-from . import elsewhere
+from . import calls, elsewhere
 from .documents import ADAPTIVE_DOC, AVG_DOC, LP_DOC, MAX_DOC, document
 from .ops import OPS, call
 from .registry import constant_result
@@ -50,6 +49,11 @@ def is_tracing() -> bool:
     return torch.compiler.is_dynamo_compiling()
 
 
+def has_data(x: Tensor) -> bool:
+    """Whether what is computed beside this tensor may be looked at, to spare work."""
+    return not is_tracing() and type(x) in (Tensor, torch.nn.Parameter) and not x.is_meta
+
+
 def constant(value: Any) -> Any:
     """An argument of a traced call as Python's own numbers: sizes become conditions."""
     if isinstance(value, (tuple, list)):
@@ -75,6 +79,8 @@ def runner(
     def new_text(*arguments: Any) -> str:
         return spec_of(*arguments, axes=axes, front=TORCH).text
 
+    short = calls.pooling(reducer, extra, new_text)
+
     def text_of(arguments: tuple[Any, ...]) -> str:
         try:
             key = dumps(arguments, 2)
@@ -91,6 +97,9 @@ def runner(
         if is_tracing():
             text = new_text(*[constant(argument) for argument in arguments])
             return overload(input, text, *seed)
+        found = short(input, *arguments)
+        if found is not None:
+            return found
         text = text_of(arguments)
         if type(input) is not Tensor and check_tensor(name, input):
             return composed(input, text, *seed)
@@ -101,7 +110,6 @@ def runner(
             )
         return call(overload, input, text, *seed)
 
-    run.text_of = lambda *arguments: text_of(arguments)  # TRANSITION
     return run
 
 
@@ -335,7 +343,7 @@ def _lp_pool(n: int) -> Callable[..., Any]:
         # A window over the end counts as if its mean went on, as in PyTorch's.
         inside = counts(input, window)
         whole = prod(kernel_size) if isinstance(kernel_size, (tuple, list)) else kernel_size**n
-        if not is_tracing() and bool((inside == whole).all()):
+        if has_data(input) and bool((inside == whole).all()):
             return result
         factor = (whole / inside) ** (1 / norm_type)
         return result * factor.to(result)

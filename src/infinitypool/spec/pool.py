@@ -184,7 +184,7 @@ class PoolSpec:
         if self.pytorch_form and self.function in _KERNEL_FITS_INPUT and n < kernel:
             raise self._refusal(f"kernel_size={kernel} is larger than the input's {n}", i)
         if self.padding is None:
-            out = -(-n // stride)
+            out = (n + stride - 1) // stride
             total = largest((out - 1) * stride + span - n, 0)
             left, right = total // 2, total - total // 2
         else:
@@ -195,7 +195,7 @@ class PoolSpec:
             over = self.ceil_mode or self.partial
             out = (room + (stride - 1 if over else 0)) // stride + 1
             if over:  # less a last window that starts in the padding behind the input
-                in_front = -(-(n + left) // stride)
+                in_front = (n + left + stride - 1) // stride
                 droppable = least(largest(out - 1, 0), 1) if self.partial else 1
                 out -= least(largest(out - in_front, 0), droppable)
         if out < 1:

@@ -1,0 +1,603 @@
+"""``ip.optimize``: equal results on any size, and a report that says what was done."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import torch
+import torch.nn.functional as theirs
+from torch import nn
+
+import infinitypool as ip
+import infinitypool.nn.functional as F
+from infinitypool.nn.regions import Optimized, Specialised
+
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 2e-5, torch.bfloat16: 6e-2}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def evaluated(model):
+    """In evaluation, with running statistics that a mistake would not leave unnoticed."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_var is not None:
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+            if module.weight is not None:
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.normal_(module.bias)
+    return model.eval()
+
+
+def assert_close(got, wanted):
+    share = TOLERANCES[wanted.dtype]
+    assert got.dtype == wanted.dtype
+    largest = float(wanted.abs().max()) if wanted.numel() else 0.0
+    torch.testing.assert_close(got, wanted, rtol=share, atol=share * largest)
+
+
+def optimized(model, *inputs):
+    """The optimised model, after a look at all inputs; it was made from the first."""
+    result = ip.optimize(model, inputs[0])
+    with torch.no_grad():
+        for x in inputs:
+            assert_close(result(x.clone()), model(x.clone()))
+    return result
+
+
+def actions(model):
+    return {(row.path, row.action) for row in model.report}
+
+
+def graph_kinds(model):
+    """The layers that a graph calls, by their class's name."""
+    return [
+        type(model.get_submodule(node.target)).__name__
+        for node in model.graph.nodes
+        if node.op == "call_module"
+    ]
+
+
+# --- networks ------------------------------------------------------------------------------
+
+
+def vgg(pool=nn.MaxPool2d, norm=nn.BatchNorm2d):
+    def block(a, b):
+        return [nn.Conv2d(a, b, 3, padding=1), norm(b), nn.ReLU(inplace=True), pool(2)]
+
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(), nn.Linear(12, 5)]
+    return nn.Sequential(*block(3, 8), *block(8, 12), *head)
+
+
+class Bottleneck(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(channels, 4, 1, bias=False), nn.BatchNorm2d(4)
+        self.conv2, self.bn2 = nn.Conv2d(4, 4, 3, padding=1, groups=2), nn.BatchNorm2d(4)
+        self.conv3, self.bn3 = nn.Conv2d(4, channels, 1), nn.BatchNorm2d(channels, affine=False)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        y += x
+        return self.relu(y)
+
+
+class Dense(nn.Module):
+    """Pre-activation: norms see sums of channels that nobody else may change."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(8 + 4 * i) for i in range(2))
+        self.convs = nn.ModuleList(nn.Conv2d(8 + 4 * i, 4, 3, padding=1) for i in range(2))
+        self.norm, self.conv = nn.BatchNorm2d(16), nn.Conv2d(16, 8, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for norm, conv in zip(self.norms, self.convs, strict=True):
+            x = torch.cat([x, conv(theirs.relu(norm(x)))], 1)
+        return theirs.avg_pool2d(self.conv(theirs.relu(self.norm(x))), 2)
+
+
+class UNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.down = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.mid = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.InstanceNorm2d(8), nn.PReLU())
+        self.up = nn.Sequential(nn.ConvTranspose2d(8, 4, 2, 2, groups=2), nn.BatchNorm2d(4))
+        self.head = nn.Conv2d(12, 2, 1)
+
+    def forward(self, x):
+        skip = self.down(x)
+        y = self.up(self.mid(theirs.max_pool2d(skip, 2)))
+        return self.head(torch.cat([skip, y], 1))
+
+
+class Transformer(nn.Module):
+    def __init__(self, width=16):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 32), nn.LayerNorm(32), nn.GELU(), nn.Dropout(0.1), nn.Linear(32, width)
+        )
+
+    def forward(self, x, mask=None):
+        n, length, width = x.shape
+        q, k, v = self.qkv(self.norm1(x)).view(n, length, 3, 2, width // 2).permute(2, 3, 0, 1, 4)
+        found = theirs.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        x = x + self.out(found.permute(1, 2, 0, 3).reshape(*x.shape[:-1], width))
+        return x + self.mlp(self.norm2(x))
+
+
+class Branching(nn.Module):
+    """What is done depends on an element, and what lies around it can be traced."""
+
+    def __init__(self):
+        super().__init__()
+        self.before, self.after = vgg()[:4], nn.Sequential(nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4))
+
+    def forward(self, x):
+        x = self.before(x)
+        if x.sum() > 0:
+            x = x * 2
+        return self.after(x)
+
+
+PICTURES = [torch.rand(2, 3, 32, 32), torch.rand(3, 3, 40, 48), torch.rand(1, 3, 64, 32)]
+NETWORKS = {
+    "vgg": (vgg, PICTURES, {"folded": 2, "moved": 2, "dropped": 1}),
+    "vgg, averages": (lambda: vgg(nn.AvgPool2d), PICTURES, {"folded": 2, "dropped": 1}),
+    "vgg, groups": (
+        lambda: vgg(norm=lambda n: nn.GroupNorm(2, n)),
+        PICTURES,
+        {"moved": 2, "dropped": 1},
+    ),
+    "bottleneck": (
+        lambda: nn.Sequential(nn.Conv2d(3, 8, 3), Bottleneck(8), Bottleneck(8)),
+        PICTURES,
+        {"folded": 6},
+    ),
+    "dense": (Dense, PICTURES, {"fused": 3, "moved": 1}),
+    "unet": (UNet, PICTURES, {"folded": 2, "fused": 1}),
+    "transformer": (
+        Transformer,
+        [torch.rand(2, 5, 16), torch.rand(3, 9, 16)],
+        {"fused": 2, "dropped": 1},
+    ),
+    "branching": (
+        Branching,
+        [torch.rand(2, 3, 32, 32) - 0.5, torch.rand(1, 3, 16, 24), -torch.rand(1, 3, 16, 24)],
+        {"folded": 2, "moved": 1, "left": 1},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_gives_the_same_on_every_size(name):
+    make, inputs, wanted = NETWORKS[name]
+    model = evaluated(make())
+    result = optimized(model, *inputs)
+    counts = {a: n for a, n in result.report.counts.items() if a != "replaced"}
+    assert counts == wanted
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_dtypes(name, dtype):
+    make, inputs, wanted = NETWORKS[name]
+    model = evaluated(make()).to(dtype)
+    result = optimized(model, *(x.to(dtype) for x in inputs))
+    counts = {a: n for a, n in result.report.counts.items() if a != "replaced"}
+    assert counts == wanted
+
+
+@pytest.mark.parametrize("name", ["vgg", "bottleneck", "dense", "unet"])
+def test_channels_last_stays(name):
+    make, inputs, _ = NETWORKS[name]
+    model = evaluated(make()).to(memory_format=torch.channels_last)
+    last = [x.to(memory_format=torch.channels_last) for x in inputs]
+    result = optimized(model, *last)
+    with torch.no_grad():
+        assert result(last[0]).stride() == model(last[0]).stride()
+
+
+def test_the_report_says_what_the_graph_shows():
+    model = evaluated(vgg())
+    result = optimized(model, *PICTURES)
+    assert isinstance(result, Optimized)
+    assert graph_kinds(result) == [
+        *("Conv2d", "MaxPool2d", "ReLU") * 2, "AdaptiveAvgPool2d", "Flatten", "Linear",
+    ]  # fmt: skip
+    rows = {(row.path, row.kind, row.action, row.note) for row in result.report}
+    assert rows == {
+        ("1", "BatchNorm2d", "folded", "into 0"),
+        ("5", "BatchNorm2d", "folded", "into 4"),
+        ("2", "ReLU", "moved", "behind 3"),
+        ("6", "ReLU", "moved", "behind 7"),
+        ("10", "Dropout", "dropped", ""),
+        ("3", "MaxPool2d", "replaced", "by ours"),
+        ("7", "MaxPool2d", "replaced", "by ours"),
+        ("8", "AdaptiveAvgPool2d", "replaced", "by ours"),
+    }
+    assert "behind 3" in str(result.report)
+
+
+def test_a_sum_and_its_norm_are_one():
+    class Post(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.norm = nn.Linear(8, 8), nn.LayerNorm(8)
+
+        def forward(self, x):
+            return self.norm(x + self.linear(x))
+
+    result = optimized(Post().eval(), torch.rand(2, 5, 8), torch.rand(3, 8), torch.rand(0, 8))
+    assert graph_kinds(result) == ["Linear", "AddLayerNorm"]
+    assert actions(result) == {("norm", "fused")}
+
+
+def test_a_sum_with_something_smaller_stays():
+    class Position(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.place, self.norm = nn.Parameter(torch.rand(1, 8)), nn.LayerNorm(8)
+
+        def forward(self, x):
+            return self.norm(x + self.place)
+
+    result = optimized(Position().eval(), torch.rand(5, 8), torch.rand(3, 8))
+    assert result.report.counts == {"replaced": 1}
+
+
+def test_averages_come_before_pointwise_convolutions():
+    model = nn.Sequential(nn.Conv2d(6, 4, 1, groups=2), nn.AvgPool2d(2)).eval()
+    result = optimized(model, torch.rand(2, 6, 8, 8), torch.rand(1, 6, 9, 11))
+    assert graph_kinds(result) == ["AvgPool2d", "Conv2d"]
+    for other in (nn.AvgPool2d(2, padding=1), nn.AvgPool2d(3, ceil_mode=True)):
+        kept = optimized(nn.Sequential(model[0], other).eval(), torch.rand(2, 6, 8, 8))
+        assert actions(kept) == {("1", "replaced")}
+
+
+def test_a_norm_goes_behind_a_maximum_only_if_it_rises():
+    rising = evaluated(nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.MaxPool2d(2)))
+    result = optimized(rising, *PICTURES)
+    assert graph_kinds(result) == ["MaxPool2d", "BatchNorm2d"]
+    falling = copy.deepcopy(rising)
+    nn.init.constant_(falling[0].weight, -1.0)
+    result = optimized(falling, *PICTURES)
+    assert graph_kinds(result) == ["BatchNorm2d", "MaxPool2d", "ReLU"]
+
+
+def test_a_norm_goes_behind_a_mean():
+    model = evaluated(nn.Sequential(nn.BatchNorm2d(3), nn.AvgPool2d(2), nn.Conv2d(3, 4, 3)))
+    nn.init.constant_(model[0].weight, -1.0)
+    assert graph_kinds(optimized(model, *PICTURES)) == ["AvgPool2d", "BatchNorm2d", "Conv2d"]
+    padded = nn.Sequential(model[0], nn.AvgPool2d(2, padding=1)).eval()
+    assert "moved" not in optimized(padded, *PICTURES).report.counts
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        nn.MaxPool2d(2, return_indices=True),  # zeros would tie elsewhere
+        nn.MaxPool2d(3, stride=1),  # nothing to gain
+        nn.MaxPool2d(2, dilation=3, padding=1),  # a window may lie in the padding alone
+    ],
+)
+def test_pools_that_an_activation_must_not_pass(pool):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), pool).eval()
+    result = ip.optimize(model, PICTURES[0])
+    assert "moved" not in result.report.counts and not result.report.left
+    got, wanted = result(PICTURES[1]), model(PICTURES[1])
+    for a, b in zip(*((r if isinstance(r, tuple) else (r,)) for r in (got, wanted)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh(), nn.ReLU6(), nn.LeakyReLU(0.2), nn.Sigmoid()])
+def test_whatever_rises_passes_a_maximum(activation):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), activation, nn.MaxPool2d(2)).eval()
+    result = optimized(model, *PICTURES)
+    assert ("1", "moved") in actions(result)
+    bad = torch.full((1, 3, 8, 8), float("nan"))
+    assert result(bad).isnan().all()
+
+
+@pytest.mark.parametrize("activation", [nn.GELU(), nn.SiLU(), nn.LeakyReLU(-0.5), nn.Mish()])
+def test_what_falls_somewhere_stays_before_a_maximum(activation):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), activation, nn.MaxPool2d(2)).eval()
+    assert "moved" not in optimized(model, *PICTURES).report.counts
+
+
+class Twice(nn.Module):
+    def __init__(self, how):
+        super().__init__()
+        self.conv, self.other = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 1)
+        self.norm, self.how = nn.BatchNorm2d(3), how
+
+    def forward(self, x):
+        x = self.conv(x)
+        if self.how == "shared":
+            return self.norm(self.conv(x))
+        return self.norm(x) + x
+
+
+@pytest.mark.parametrize("how, why", [("shared", "called 2 times"), ("output", "used elsewhere")])
+def test_a_convolution_that_others_need_stays(how, why):
+    result = optimized(evaluated(Twice(how)), *PICTURES)
+    (left,) = result.report.left
+    assert left.path == "norm" and why in left.note
+    assert isinstance(result, Twice)  # no graph takes the place of what it would not better
+
+
+def test_why_a_norm_was_not_folded():
+    def model(conv, norm):
+        return evaluated(nn.Sequential(conv, norm, nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)))
+
+    plain = nn.Conv2d(3, 4, 3)
+    scaled = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3))
+    hooked = nn.Conv2d(3, 4, 3)
+    hooked.register_forward_hook(lambda module, args, output: 2 * output)
+    none = nn.BatchNorm2d(4, track_running_stats=False)
+    for conv, norm, why in (
+        (plain, none, "the input's own statistics"),
+        (scaled, nn.BatchNorm2d(4), "is parametrised"),
+        (hooked, nn.BatchNorm2d(4), "has a hook"),
+    ):
+        result = optimized(model(conv, norm), *PICTURES)
+        (left,) = result.report.left
+        assert left.path == "1" and why in left.note
+        assert ("3", "folded") in actions(result)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_all_convolutions_fold(n, transposed):
+    name = f"Conv{'Transpose' if transposed else ''}{n}d"
+    conv = getattr(nn, name)(4, 6, 3, stride=2, groups=2, bias=n == 2)
+    model = evaluated(nn.Sequential(conv, getattr(nn, f"BatchNorm{n}d")(6))).double()
+    result = optimized(model, torch.rand(2, 4, *[9] * n, dtype=torch.float64))
+    assert graph_kinds(result) == [name]
+
+
+def test_a_linear_layer_folds_where_it_gives_rows_of_features():
+    rows = evaluated(nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4)))
+    assert graph_kinds(optimized(rows, torch.rand(3, 5), torch.rand(7, 5))) == ["Linear"]
+    lines = evaluated(nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4)))
+    assert "folded" not in optimized(lines, torch.rand(3, 4, 5)).report.counts
+
+
+# --- arguments, sizes, side effects ----------------------------------------------------------
+
+
+def test_other_arguments_than_the_example_s():
+    model = evaluated(nn.ModuleDict({"block": Transformer()}))["block"]
+    x, mask = torch.rand(2, 5, 16), torch.rand(5, 5) > 0.3
+    result = ip.optimize(model, {"x": x})
+    assert isinstance(result, Specialised)
+    for arguments in ((x,), (x, None), (x, mask)):
+        assert_close(result(*arguments), model(*arguments))
+    assert_close(result(x, mask=mask), model(x, mask=mask))
+    with pytest.raises(TypeError, match="colour"):
+        result(x, colour=1)
+
+
+def test_a_branch_on_a_size_is_taken_anew():
+    class Halving(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = vgg()[:4]
+
+        def forward(self, x):
+            if x.shape[-1] > 100:
+                x = x[..., ::2]
+            return self.block(x)
+
+    model = evaluated(Halving())
+    result = optimized(model, torch.rand(1, 3, 16, 16), torch.rand(2, 3, 16, 120))
+    assert result.report.counts["folded"] == 1
+
+
+def test_what_was_found_for_the_example_alone_is_not_kept():
+    class Baked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block, self.seen = vgg()[:4], []
+
+        def forward(self, x):
+            self.seen.append(self.block(x))
+            return self.seen.pop() + 1
+
+    class Noisy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = vgg()[:4]
+
+        def forward(self, x):
+            return self.block(x + torch.rand(()))
+
+    model = evaluated(Noisy())
+    result = ip.optimize(model, PICTURES[0])
+    (left,) = result.report.left
+    assert left.kind == "Noisy" and "other results" in left.note
+    assert ("block.1", "folded") in actions(result)
+    optimized(evaluated(Baked()), *PICTURES)
+
+
+def test_a_module_that_stores_what_it_sees_is_left():
+    class Storing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block, self.last = vgg()[:4], None
+
+        def forward(self, x):
+            self.last = self.block(x)
+            return self.last
+
+    model = evaluated(Storing())
+    result = optimized(model, *PICTURES)
+    assert [row.note for row in result.report.left] == ["stores an attribute while it runs: last"]
+    assert result.last.shape == (1, 8, 32, 16)
+    assert ("block.1", "folded") in actions(result)
+
+
+def test_hooks_run_as_before():
+    class Parent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = vgg()[:4]
+
+        def forward(self, x):
+            return theirs.relu(self.block(x))
+
+    model = evaluated(Parent())
+    model.block.register_forward_hook(lambda module, args, output: output - 0.5)
+    model.register_forward_pre_hook(lambda module, args: (args[0] + 1,))
+    result = optimized(model, *PICTURES)
+    assert ("block.1", "folded") in actions(result)
+
+
+# --- the result is a module ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["vgg", "branching", "transformer"])
+def test_copies_and_storage(name):
+    make, inputs, _ = NETWORKS[name]
+    x = inputs[0]
+    result = ip.optimize(evaluated(make()), x)
+    duplicate = copy.deepcopy(result)
+    assert torch.equal(duplicate(x), result(x))
+    assert str(duplicate.report) == str(result.report)
+    assert not any(module.training for module in duplicate.modules())
+    with torch.no_grad():
+        for parameter in duplicate.parameters():
+            parameter.zero_()
+    assert not torch.equal(duplicate(x), result(x))
+    duplicate.load_state_dict(result.state_dict())
+    assert torch.equal(duplicate(x), result(x))
+
+
+def test_it_can_be_stored_and_loaded():
+    model = evaluated(vgg())
+    result = ip.optimize(model, PICTURES[0])
+    stored = io.BytesIO()
+    torch.save(result, stored)
+    stored.seek(0)
+    loaded = torch.load(stored, weights_only=False)
+    assert torch.equal(loaded(PICTURES[1]), result(PICTURES[1]))
+    assert str(loaded.report) == str(result.report)
+    with pytest.raises(RuntimeError, match="no training mode"):
+        loaded.train()
+
+
+def test_there_is_no_training_mode():
+    result = ip.optimize(evaluated(vgg()), PICTURES[0])
+    assert result.eval() is result
+    with pytest.raises(RuntimeError, match="no training mode"):
+        result.train()
+    assert not any(module.training for module in result.modules())
+
+
+def test_the_original_stays_as_it_was():
+    model = evaluated(vgg())
+    before = {name: (t.data_ptr(), t.clone()) for name, t in model.state_dict().items()}
+    kinds, hooks = [type(m) for m in model.modules()], len(model._forward_pre_hooks)
+    result = ip.optimize(model, PICTURES[0])
+    assert [type(m) for m in model.modules()] == kinds
+    assert len(model._forward_pre_hooks) == hooks
+    for name, tensor in model.state_dict().items():
+        assert tensor.data_ptr() == before[name][0] and torch.equal(tensor, before[name][1])
+    mine = {t.data_ptr() for t in model.state_dict().values()}
+    assert not mine & {t.data_ptr() for t in result.state_dict().values() if t.numel()}
+
+
+def test_functions_become_ours():
+    class Functions(nn.Module):
+        def forward(self, x):
+            x = theirs.dropout(theirs.max_pool2d(x, 2), 0.5, self.training)
+            return theirs.adaptive_avg_pool2d(theirs.avg_pool2d(x, 2), 1)
+
+    result = optimized(Functions().eval(), *PICTURES)
+    called = [n.target for n in result.graph.nodes if n.op == "call_function"]
+    assert called == [F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d]
+    assert result.report.counts == {"dropped": 1, "replaced": 3}
+
+
+def test_an_optimised_model_can_be_optimised():
+    once = ip.optimize(evaluated(vgg()), PICTURES[0])
+    twice = ip.optimize(once, PICTURES[0])
+    assert torch.equal(twice(PICTURES[1]), once(PICTURES[1]))
+
+
+@pytest.mark.parametrize("name", ["vgg", "transformer", "unet"])
+def test_it_compiles_and_exports(name):
+    make, inputs, _ = NETWORKS[name]
+    result = ip.optimize(evaluated(make()), inputs[0])
+    compiled = torch.compile(result, backend="eager", fullgraph=True, dynamic=True)
+    with torch.no_grad():
+        for x in inputs:
+            assert_close(compiled(x), result(x))
+        sizes = {0: torch.export.Dim.DYNAMIC}
+        # With several arguments the signature is (*args, **kwargs), so sizes stand one level deeper.
+        shapes = ((sizes,),) if isinstance(result, Specialised) else (sizes,)
+        program = torch.export.export(result, (inputs[0],), dynamic_shapes=shapes, strict=False)
+        one_more = torch.cat([inputs[0], inputs[0][:1]])
+        assert_close(program.module()(one_more), result(one_more))
+
+
+# --- bad input -------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_optimised():
+    x, model = PICTURES[0], vgg().eval()
+    with pytest.raises(TypeError, match="must be a torch.nn.Module, not function"):
+        ip.optimize(lambda y: y, x)
+    with pytest.raises(ValueError, match=r"training mode; call model.eval\(\)"):
+        ip.optimize(vgg(), x)
+    with pytest.raises(TypeError, match=r"1 \(RecursiveScriptModule\).*torch.jit"):
+        ip.optimize(nn.Sequential(nn.ReLU(), torch.jit.script(nn.Sequential(nn.ReLU()))).eval(), x)
+    with pytest.raises(TypeError, match="is compiled"):
+        ip.optimize(torch.compile(model), x)
+    with pytest.raises(ValueError, match=r"0 \(LazyConv2d\)"):
+        ip.optimize(nn.Sequential(nn.LazyConv2d(4, 3)).eval(), x)
+    with pytest.raises(RuntimeError, match="channels"):
+        ip.optimize(model, torch.rand(1, 5, 32, 32))
+
+
+def test_a_model_that_draws_without_a_seed_is_refused():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            return x * self.calls
+
+    with pytest.raises(RuntimeError, match="do not agree"):
+        ip.optimize(Counting().eval(), torch.ones(2))
+
+
+def test_a_part_in_training_mode_stays_in_it():
+    model = evaluated(vgg())
+    model[10].train()
+    result = ip.optimize(model, PICTURES[0])
+    assert ("10", "dropped") not in actions(result)
+    assert [m for m in result.modules() if m.training and isinstance(m, nn.Dropout)]
+    assert result.report.counts["folded"] == 2

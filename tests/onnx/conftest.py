@@ -1,0 +1,8 @@
+"""What an export is asked about is in the folder beside this one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "home"))
