@@ -167,7 +167,13 @@ def test_help(capsys, command):
 def test_help_names_every_command(capsys):
     assert main(["--help"]) == 0
     said = capsys.readouterr().out.partition("Commands:")[2]
-    assert re.findall(r"^  (\w+)", said, re.MULTILINE) == ["image", "list", "shape", "bench", "info"]
+    assert re.findall(r"^  (\w+)", said, re.MULTILINE) == [
+        "image",
+        "list",
+        "shape",
+        "bench",
+        "info",
+    ]
     assert "..." not in said
 
 

@@ -606,3 +606,18 @@ def test_names_in_the_profiler():
             call_of(name)(*[t.detach() for t in leaves_of(name)])
     keys = {event.key for event in profile.key_averages()}
     assert {f"infinitypool::{name}" for name in OPERATORS} <= keys
+
+
+def test_fx_traces_a_model_in_evaluation():
+    """Through our layers, which it does not know for leaves; with PyTorch's shapes of any size."""
+    model = torch.nn.Sequential(
+        nn.Conv2d(3, 6, 3),
+        nn.BatchNorm2d(6, activation="relu"),
+        nn.MaxPool2d(2),
+        nn.GroupNorm(2, 6),
+    )
+    model(rand(4, 3, 9, 9).float())  # running statistics of something
+    traced = torch.fx.symbolic_trace(model.eval())
+    for sizes in ((9, 9), (12, 7)):
+        x = rand(2, 3, *sizes).float()
+        assert torch.equal(traced(x), model(x))

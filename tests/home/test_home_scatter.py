@@ -60,7 +60,7 @@ CASES = {
     "global GeM, a tensor": Case(lambda x: IF.global_gem_pool(x, x.new_tensor([2.5]))),
     "pyramid": Case(lambda x: IF.spatial_pyramid_pool(x, (1, (2, 3)))),
 }
-SIZES = {1: (12,), 2: (12, 10), 3: (8, 12, 10)}
+SIZES = {1: (12,), 2: (12, 10), 3: (10, 12, 10)}
 
 
 def drawn(name, more=0):

@@ -39,6 +39,4 @@ def test_batch_indices_take_from_the_whole_array():
     values, indices = ip.max_pool(X, 2, axes=(1, 2), return_indices=True, indices="batch")
     assert np.array_equal(np.take(X, indices), values)
     within = indices % X[0].size  # TensorFlow without include_batch_in_index
-    assert all(
-        np.array_equal(np.take(a, i), v) for a, i, v in zip(X, within, values, strict=True)
-    )
+    assert all(np.array_equal(np.take(a, i), v) for a, i, v in zip(X, within, values, strict=True))

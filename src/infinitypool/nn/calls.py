@@ -290,9 +290,7 @@ def norming(text_of: Callable[..., str]) -> Callable[..., Any]:
         note = _NormNote(
             passed, list(saved), _norm_backward(text), partial(_norm_backward_at_length, text)
         )
-        return _core.CallPlan(
-            steps, results, returned, _normed, passed, list(saved.values()), note
-        )
+        return _core.CallPlan(steps, results, returned, _normed, passed, list(saved.values()), note)
 
     return call(plan, 6)
 

@@ -343,13 +343,13 @@ def _quantile(w: _Windows, q: float, method: float) -> Tensor:
     return torch.where(w.valid.any(-1), values, 0)
 
 
-def _uniform(seed: Tensor, shape: Sequence[int], device: Any) -> Tensor:
+def _uniform(seed: Tensor | None, shape: Sequence[int], device: Any) -> Tensor:
     """Numbers from 0 to below 1, float64: the seed's and the places' bits, well mixed.
 
     Source: SplitMix64, Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014.
     """
     places = torch.arange(prod(shape), device=device).reshape(shape)
-    z = places * _GOLDEN + seed.to(device)
+    z = places * _GOLDEN + (0 if seed is None else seed.to(device))
     for shift, factor in ((30, _MIX[0]), (27, _MIX[1]), (31, 1)):
         z = (z ^ (z >> shift & (1 << 64 - shift) - 1)) * factor
     return (z >> 11 & (1 << 53) - 1).double() * 2.0**-53
@@ -361,7 +361,7 @@ _GOLDEN, *_MIX = (
 )
 
 
-def _drawn(w: _Windows, seed: Tensor) -> Tensor:
+def _drawn(w: _Windows, seed: Tensor | None) -> Tensor:
     """Places drawn with probabilities after the elements, by this seed.
 
     The draws are as good as those of the CPU's kernel, but not the same.
@@ -439,7 +439,7 @@ _FORMULAS = {
     "stochastic": _Formula(
         lambda w, expectation, seed=None: _expected(w),
         lambda w, expectation: _expected_slope(w),
-        lambda w, expectation, seed: _drawn(w, seed),
+        lambda w, expectation, seed=None: _drawn(w, seed),
         lambda expectation, seed=None: not expectation,
     ),
 }

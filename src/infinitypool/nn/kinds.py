@@ -155,9 +155,9 @@ def _stochastic_pool(n: int) -> Callable[..., Tensor]:
         input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
         ceil_mode: bool = False, *, training: bool = False, generator: Generator | None = None,
     ) -> Tensor:  # fmt: skip
-        seed = draw_seed(generator) if training else None
+        seed = (draw_seed(generator),) if training else ()
         window = kernel_size, stride, padding, dilation, ceil_mode
-        return run(input, *window, not training, seed=(seed,))
+        return run(input, *window, not training, seed=seed)
 
     return function
 

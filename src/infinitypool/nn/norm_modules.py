@@ -110,7 +110,8 @@ class AnyBatchNorm(Activated):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise with the batch's statistics in training, otherwise with the running ones."""
-        self._check_input_dim(input)
+        if self.training or isinstance(input, Tensor):  # what torch.fx traces has no shape
+            self._check_input_dim(input)
         training, momentum = self.training, self.momentum
         mean, var = _running(self)
         if training:

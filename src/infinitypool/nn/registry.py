@@ -109,9 +109,13 @@ def is_recorded(*arguments: Any) -> bool:
     return _grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in arguments)
 
 
+def _may_vary(argument: Any) -> bool:
+    return isinstance(argument, Tensor) and (argument.is_floating_point() or argument.is_complex())
+
+
 def _autograd(overload: Body, composed: Body, derivative: Body | None) -> Body:
     def kernel(*arguments: Any) -> Any:
-        forward_mode = forward_ad._current_level >= 0
+        forward_mode = forward_ad._current_level >= 0 and any(map(_may_vary, arguments))
         if forward_mode or is_recorded(*arguments):
             by_pytorch = derivative is None or forward_mode or transforms() is not None
             if by_pytorch or not arguments[0].is_cpu:

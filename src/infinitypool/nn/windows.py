@@ -93,11 +93,11 @@ def runner(
                 texts.keep(key, text)
         return text
 
-    def run(input: Tensor, *arguments: Any, seed: tuple[Tensor | None, ...] = ()) -> Any:
+    def run(input: Tensor, *arguments: Any, seed: tuple[Tensor, ...] = ()) -> Any:
         if is_tracing():
             text = new_text(*[constant(argument) for argument in arguments])
             return overload(input, text, *seed)
-        found = short(input, *arguments)
+        found = None if seed else short(input, *arguments)
         if found is not None:
             return found
         text = text_of(arguments)
