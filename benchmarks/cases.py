@@ -29,6 +29,7 @@ class Bar:
     threads: float | None = None  # speed-up by a second thread, where two copies gain as much
     saved: float | None = None  # at most so many bytes kept per output
     latency: float | None = None  # at most so many microseconds a call
+    overhead: float | None = None  # at most so many times PyTorch's time
 
     def text(self) -> str:
         """The bar in words."""
@@ -52,6 +53,8 @@ class Bar:
             words.append(f"≤ {self.saved:.4g} bytes kept per output")
         if self.latency is not None:
             words.append(f"≤ {self.latency:g} µs")
+        if self.overhead is not None:
+            words.append(f"≤ {self.overhead:g}× PyTorch's time")
         return ", ".join(words)
 
 
@@ -232,6 +235,7 @@ BATCH = (8, 64, 224, 224)
 LINE = (8, 14336, 224)
 VOLUME = (2, 16, 64, 128, 128)
 PLANE = (1, 1, 4096, 4096)
+TINY_CALL = (1, 8, 8, 8)
 
 WINDOWS = ((2, 2, 0), (3, 2, 1), (3, 1, 1), (5, 1, 2), (13, 1, 6))
 LAYOUTS = ("planes", "channels_last")
@@ -348,11 +352,14 @@ def _saved() -> list[Case]:
 
 
 def _latency() -> list[Case]:
+    call = Case("one small call", "", TINY_CALL, measure="latency", against=("PyTorch",))
+    windows = [replace(call, op=op, kernel=2, stride=2) for op in (*OPS, "lp")]
+    adaptive = [replace(call, op=op, size=4) for op in ADAPTIVE]
     return [
-        Case("one small call", op, (1, 8, 8, 8), 2, 2, 0, Bar(latency=10), measure="latency",
-             front=front, against=("PyTorch",))
-        for op in OPS
-        for front in ("torch", "array")
+        *(replace(case, graph=graph, bar=Bar(overhead=1.5))
+          for case in (*windows, *adaptive)
+          for graph in (False, True)),
+        *(replace(case, front="array", bar=Bar(latency=10)) for case in windows[:2]),
     ]  # fmt: skip
 
 
@@ -496,7 +503,6 @@ FAMILY: tuple[Case, ...] = (  # other kinds than the maximum and the average of 
 RUNTIMES = ("PyTorch", "torch.compile", "ONNX Runtime")
 ROWS = ((4096, 768), (4096, 4096))
 SMALL_PLANES = ((32, 256, 14, 14), (32, 512, 7, 7))  # a network's last layers
-TINY_CALL = (1, 8, 8, 8)
 
 TRAINING = (("training", True),)
 EVALUATION = (("training", False),)
@@ -594,10 +600,12 @@ def _norms_latency() -> list[Case]:
     norms += [(op, (("axes", 1),)) for op in ("layer_norm", "rms_norm")]
     drawn = [(op, HALF) for op in ("dropout", "dropout2d")]
     call = Case("one small call", "", TINY_CALL, measure="latency", bar=Bar(latency=15))
+    bars = {"torch": Bar(overhead=1.5), "module": call.bar}
     return [
-        *(replace(call, op=op, options=options, front=front, graph=graph, against=("PyTorch",))
+        *(replace(call, op=op, options=options, front=front, graph=graph, bar=bar,
+                  against=("PyTorch",))
           for op, options in (*norms, *drawn)
-          for front in ("torch", "module")
+          for front, bar in bars.items()
           for graph in (False, True)),
         *(replace(call, op=op, options=options, front="array", against=())
           for op, options in norms if options != TRAINING),

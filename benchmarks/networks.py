@@ -2,8 +2,9 @@
 
 MONAI's and Hugging Face's models with random weights, converted, optimised and exported: results
 beside the original's, times beside PyTorch eager's and ``torch.compile``'s, and where the time goes.
-Writes ``networks.md`` and ``networks.json``. The whole run takes ten minutes on two cores,
-``--quick`` a minute.
+Writes ``networks.md`` and ``networks.json``. The whole run takes ten minutes on two cores, and the
+first one half an hour, until ``torch.compile`` has its code in the cache; ``--quick``, without it and
+with small inputs, a minute.
 """
 
 from __future__ import annotations
@@ -410,7 +411,7 @@ def timed(network: Network, layout: str, what: str, quick: bool) -> Row:
     ways[CONVERTED] = ip.convert
     if what == FORWARD:
         ways[OPTIMISED] = lambda model: ip.optimize(model, inputs[0])
-    if not quick:
+    if layout == "planes" and not quick:  # inductor chooses layouts of its own
         ways[COMPILED] = _compiled
         ways[BOTH] = lambda model: _compiled(ip.convert(model))
     contenders = []
@@ -544,6 +545,22 @@ def markdown(found: dict[str, Agreement], rows: list[Row], about: dict[str, Any]
     return "\n".join(text) + "\n"
 
 
+def write(
+    folder: Path, found: dict[str, Agreement], rows: list[Row], about: dict[str, Any]
+) -> list[Path]:
+    """Write ``networks.md`` and ``networks.json``; the paths written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / "networks.md", folder / "networks.json"]
+    listed = {
+        "about": about,
+        "agreement": {name: asdict(one) for name, one in found.items()},
+        "rows": [asdict(row) for row in rows],
+    }
+    paths[0].write_text(markdown(found, rows, about), encoding="utf-8")
+    paths[1].write_text(json.dumps(listed, indent=1) + "\n", encoding="utf-8")
+    return paths
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare and measure the chosen networks, and write the report; 1 where anything failed."""
     parser = argparse.ArgumentParser(
@@ -564,7 +581,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     start = time.perf_counter()
     torch.set_num_threads(choice.threads)
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160)
+
+    def tell(line: str, failed: dict[str, str]) -> None:
+        console.print(line, *(f"    {what}: {why}" for what, why in failed.items()), sep="\n")
+
     found: dict[str, Agreement] = {}
     rows: list[Row] = []
     interrupted = False
@@ -572,17 +593,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         for network in chosen:
             found[network.name] = one = agreement(network, small=choice.quick)
             said = ", ".join(f"{way} {value:.0e}" for way, value in one.distances.items())
-            console.print(f"{network.name}: {said}", markup=False)
+            tell(f"{network.name}: {said}", one.failed)
             for layout in () if choice.agree else LAYOUTS:
                 for what in (FORWARD, STEP):
                     row = timed(network, layout, what, choice.quick)
                     rows.append(row)
                     said = "; ".join(f"{way} {_cell(row, way)}" for way in row.seconds)
-                    console.print(f"{network.name}, {layout}, {what}: {said}", markup=False)
+                    tell(f"{network.name}, {layout}, {what}: {said}", row.failed)
                     torch._dynamo.reset()
                     gc.collect()
-            for what, why in one.failed.items():
-                console.print(f"    {what}: {why}", markup=False)
     except KeyboardInterrupt:  # what has been measured is worth a report
         interrupted = True
     about = {
@@ -595,18 +614,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "minutes": (time.perf_counter() - start) / 60,
         "arguments": list(sys.argv[1:] if argv is None else argv),
     }
-    choice.out.mkdir(parents=True, exist_ok=True)
-    listed = {
-        "about": about,
-        "agreement": {name: asdict(one) for name, one in found.items()},
-        "rows": [asdict(row) for row in rows],
-    }
-    for name, text in (
-        ("networks.md", markdown(found, rows, about)),
-        ("networks.json", json.dumps(listed, indent=1) + "\n"),
-    ):
-        (choice.out / name).write_text(text, encoding="utf-8")
-        console.print(f"wrote {choice.out / name}", markup=False)
+    for path in write(choice.out, found, rows, about):
+        console.print(f"wrote {path}")
     if interrupted:
         return 130
     return int(any(one.failed for one in (*found.values(), *rows)))

@@ -82,6 +82,7 @@ def judge(row: Row) -> Verdict:
     ratio(bar.reference, of(ours, row.reference), "× reference:", False)
     ratio(bar.saved, row.values.get("saved"), "bytes per output:", False)
     ratio(bar.latency, ours * 1e6 if ours else None, "µs:", False)
+    ratio(bar.overhead, of(ours, row.seconds.get("PyTorch")), "× PyTorch's time:", False)
     if bar.threads is not None:
         gain, copies = row.values.get("gain"), row.values.get("copy gain")
         if gain is None or copies is None:

@@ -57,7 +57,8 @@ class Session:
             if self.quick and not self.named and name in libraries.SLOW:
                 reason = reason or "left out by --quick"
             bar = case.bar
-            if self.quick and not (bar.peers or bar.pytorch or bar.versus or bar.latency):
+            asks = bar.peers or bar.pytorch or bar.versus or bar.latency or bar.overhead
+            if self.quick and not asks:
                 reason = reason or "left out by --quick"
             if asked:
                 reasons[name] = reason

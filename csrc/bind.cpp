@@ -6,6 +6,7 @@
 
 #include <stdexcept>
 
+#include "bind.hpp"
 #include "call.hpp"
 #include "memory/recycler.hpp"
 #include "table.hpp"
@@ -18,9 +19,47 @@ using namespace nb::literals;
 using namespace infinitypool;
 
 void bind_norm(nb::module_& m);
+void bind_norm_pool(nb::module_& m);
 void bind_unpool(nb::module_& m);
 void bind_dropout(nb::module_& m);
 void bind_call(nb::module_& m);
+
+namespace {
+
+WindowArguments window_from(const Shape& w) {
+  if (w.size() == 1 && w[0] > 0) return {.out = w[0], .adaptive = true};
+  if (w.size() != 6 || w[0] < 1 || w[1] < 1 || w[4] < 1) throw std::invalid_argument("not a window");
+  return {.kernel = w[0], .stride = w[1], .before = w[2], .after = w[3], .dilation = w[4], .out = w[5]};
+}
+
+}  // namespace
+
+namespace infinitypool {
+
+std::vector<WindowArguments> windows_from(const std::vector<Shape>& windows) {
+  std::vector<WindowArguments> list;
+  for (const Shape& w : windows) list.push_back(window_from(w));
+  return list;
+}
+
+Parameters parameters_from(const std::vector<double>& values) {
+  if (values.size() > kParameters) throw std::invalid_argument("too many parameters");
+  Parameters p;
+  for (std::size_t i = 0; i < values.size(); ++i) p.at[i] = values[i];
+  return p;
+}
+
+void check_lengths(const PoolArguments& a) {
+  const std::size_t n = a.axes.size(), d = a.shape.size();
+  if (a.windows.size() != n) throw std::invalid_argument("one window per pooled axis is needed");
+  if (n == 0 || a.in_strides.size() != d || a.out_strides.size() != d)
+    throw std::invalid_argument("one stride per axis is needed");
+  for (std::size_t i = 0; i < n; ++i)
+    if (a.axes[i] < 0 || a.axes[i] >= static_cast<int>(d) || (i && a.axes[i] <= a.axes[i - 1]))
+      throw std::invalid_argument("axes must ascend within the shape");
+}
+
+}  // namespace infinitypool
 
 namespace {
 
@@ -46,37 +85,6 @@ Places places_from(const std::string& kind) {
   if (kind == "offset") return Places::offset;
   if (kind == "plane") return Places::plane;
   throw std::invalid_argument("unknown kind of indices '" + kind + "'");
-}
-
-// (kernel_size, stride, padding_before, padding_after, dilation, output_size), or (output_size,) for the
-// windows of adaptive pooling.
-WindowArguments window_from(const Shape& w) {
-  if (w.size() == 1 && w[0] > 0) return {.out = w[0], .adaptive = true};
-  if (w.size() != 6 || w[0] < 1 || w[1] < 1 || w[4] < 1) throw std::invalid_argument("not a window");
-  return {.kernel = w[0], .stride = w[1], .before = w[2], .after = w[3], .dilation = w[4], .out = w[5]};
-}
-
-std::vector<WindowArguments> windows_from(const std::vector<Shape>& windows) {
-  std::vector<WindowArguments> list;
-  for (const Shape& w : windows) list.push_back(window_from(w));
-  return list;
-}
-
-Parameters parameters_from(const std::vector<double>& values) {
-  if (values.size() > kParameters) throw std::invalid_argument("too many parameters");
-  Parameters p;
-  for (std::size_t i = 0; i < values.size(); ++i) p.at[i] = values[i];
-  return p;
-}
-
-void check_lengths(const PoolArguments& a) {
-  const std::size_t n = a.axes.size(), d = a.shape.size();
-  if (a.windows.size() != n) throw std::invalid_argument("one window per pooled axis is needed");
-  if (n == 0 || a.in_strides.size() != d || a.out_strides.size() != d)
-    throw std::invalid_argument("one stride per axis is needed");
-  for (std::size_t i = 0; i < n; ++i)
-    if (a.axes[i] < 0 || a.axes[i] >= static_cast<int>(d) || (i && a.axes[i] <= a.axes[i - 1]))
-      throw std::invalid_argument("axes must ascend within the shape");
 }
 
 void* pointer(std::uintptr_t p) { return reinterpret_cast<void*>(p); }
@@ -244,6 +252,7 @@ NB_MODULE(_core, m) {
           nb::keep_alive<0, 1>());
 
   bind_norm(m);
+  bind_norm_pool(m);
   bind_unpool(m);
   bind_dropout(m);
 

@@ -65,6 +65,7 @@ struct NormGeometry {
 class Norm {
  public:
   explicit Norm(const NormArguments& a);  // throws std::invalid_argument
+  const NormArguments& arguments() const { return a_; }
 
   struct Running { void* mean; void* var; double momentum; };
   void normalize(const void* x, const void* residual, void* out, void* total, const void* weight, const void* bias,

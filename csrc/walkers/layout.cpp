@@ -146,6 +146,7 @@ int thread_count() {
   // The pool's threads do not survive a fork; a child that waited for them would wait for ever.
   if (forked.load(std::memory_order_relaxed)) return 1;
 #if defined(_OPENMP)
+  if (omp_in_parallel()) return 1;  // the threads have work already
   const int limit = thread_limit.load(std::memory_order_relaxed);
   const int available = omp_get_max_threads();
   return limit > 0 ? limit : available;

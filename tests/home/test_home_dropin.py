@@ -254,7 +254,6 @@ def test_a_models_source_runs_unchanged(written):
     our_model.load_state_dict(b)
     x = torch.rand(2, 3, 12, 14)
     torch.testing.assert_close(our_model.eval()(x), their_model.eval()(x))
-    # A lazy layer is PyTorch's own object, and so is what it becomes.
     named = {type(m).__name__ for p, m in our_model.named_modules() if _is_ours(type(m))}
     assert named == {
         "AdaptiveAvgPool2d", "BatchNorm2d", "Dropout2d", "GroupNorm", "LayerNorm", "MaxPool2d",

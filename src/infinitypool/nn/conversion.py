@@ -14,7 +14,6 @@ from typing import Any, Literal, NamedTuple, TypeVar, overload
 
 import torch
 from torch.nn import Module
-from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import is_parametrized
 
 from .. import nn
@@ -59,11 +58,10 @@ def _named(cls: type) -> str:
 
 
 class _Change(NamedTuple):
-    """A layer's next class, what the report says of it, and attributes that come and go."""
+    """A layer's next class, what the report says of it, and attributes that go."""
 
     now: type[Module]
     note: str
-    put: tuple[tuple[str, Any], ...] = ()
     dropped: tuple[str, ...] = ()
 
 
@@ -88,25 +86,11 @@ def _is_ours(cls: type) -> bool:
     return cls.__module__.split(".")[0] == "infinitypool"
 
 
-def _becomes(module: Module) -> Any:
-    """What a lazy layer of PyTorch turns into at its first call."""
-    if isinstance(module, LazyModuleMixin) and type(module).__module__.startswith("torch.nn."):
-        return module.cls_to_become
-    return None
-
-
-_LATER = "{} from its first call on"
-
-
 def _converted(module: Module) -> _Change | str | None:
     """What to do with a layer, or why not to, or None for a layer that ours has no equal of."""
     cls = _class_of(module)
-    lazy = _becomes(module)
-    if _is_ours(cls) or lazy in _BY_OURS:
+    if _is_ours(cls):
         return "ours already"
-    if lazy in _BY_THEIRS:
-        ours = _BY_THEIRS[lazy].ours
-        return _Change(cls, _LATER.format(_named(ours)), (("cls_to_become", ours),))
     if cls in _BY_THEIRS:
         if "forward" in vars(module):
             return "has a forward of its own as an attribute, which hides that of any class"
@@ -117,11 +101,6 @@ def _converted(module: Module) -> _Change | str | None:
 
 def _reverted(module: Module) -> _Change | str | None:
     cls = _class_of(module)
-    # Only instances have it: where lazy layers were converted, and it stays when they are no more.
-    dropped = ("cls_to_become",) if "cls_to_become" in vars(module) else ()
-    lazy = _becomes(module)
-    if lazy in _BY_OURS and dropped:
-        return _Change(cls, _LATER.format(_named(_BY_OURS[lazy].theirs)), dropped=dropped)
     if cls in _BY_OURS:
         theirs, _, besides = _BY_OURS[cls]
         beyond = [
@@ -133,9 +112,9 @@ def _reverted(module: Module) -> _Change | str | None:
             beyond.append(f"padding={padding!r}")
         if beyond:
             return f"PyTorch's has no {', '.join(beyond)}"
-        dropped += tuple(name for name in besides if name in vars(module))
-        return _Change(_in_place_of(module, theirs), _named(theirs), dropped=dropped)
-    if cls in _BY_THEIRS or lazy in _BY_THEIRS:
+        dropped = tuple(name for name in besides if name in vars(module))
+        return _Change(_in_place_of(module, theirs), _named(theirs), dropped)
+    if cls in _BY_THEIRS:
         return "PyTorch's already"
     if _is_ours(cls):
         return "PyTorch has no such layer"
@@ -236,7 +215,6 @@ def _change(
         for module, change in changes:
             before.append((module, type(module), dict(vars(module))))
             module.__class__ = change.now
-            vars(module).update(change.put)
             for name in change.dropped:
                 del vars(module)[name]
     except BaseException:
@@ -257,8 +235,8 @@ def convert(model: Any, *, report: bool = False) -> Any:
 
     Every layer stays the same object and gets another class: parameters, buffers, hooks, the
     training flag, names, attributes, what a state dict holds, and the optimizers that know its
-    parameters stay what they are. Layers that are parametrised or used in several places are
-    replaced, too. Lazy layers become ours at their first call.
+    parameters stay what they are. Layers that are lazy, parametrised or used in several places are
+    replaced, too.
 
     Left alone, with a note in the report, are subclasses (their code is their author's), layers
     with a ``forward`` set as an attribute, and what ``torch.jit`` compiled. Functions that a

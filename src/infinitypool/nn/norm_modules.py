@@ -26,6 +26,12 @@ __all__ = [
     "InstanceNorm2d",
     "InstanceNorm3d",
     "LayerNorm",
+    "LazyBatchNorm1d",
+    "LazyBatchNorm2d",
+    "LazyBatchNorm3d",
+    "LazyInstanceNorm1d",
+    "LazyInstanceNorm2d",
+    "LazyInstanceNorm3d",
     "LocalResponseNorm",
     "RMSNorm",
 ]
@@ -188,13 +194,21 @@ class _GroupNorm(Activated):
         )
 
 
+def _annotated(signature: inspect.Signature) -> inspect.Signature:
+    """With types where PyTorch says none."""
+    every = inspect.Parameter.empty
+    return signature.replace(
+        parameters=[
+            p.replace(annotation=Any) if p.annotation is every else p
+            for p in signature.parameters.values()
+        ]
+    )
+
+
 def signature_of(theirs: type) -> inspect.Signature:
     """PyTorch's, and the activation."""
-    keyword, every = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
-    parameters = [
-        p.replace(annotation=Any) if p.annotation is every else p
-        for p in inspect.signature(theirs.__init__).parameters.values()
-    ]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = list(_annotated(inspect.signature(theirs.__init__)).parameters.values())
     own = inspect.signature(Activated.__init__, eval_str=True).parameters
     parameters += [own[name] for name in ("activation", "negative_slope")]
     assert all(own[name].kind is keyword for name in ("activation", "negative_slope"))
@@ -263,6 +277,41 @@ RMSNorm = _class(
 )  # fmt: skip
 GroupNorm = _class(
     _GroupNorm, "GroupNorm", "Groups of channels normalised", "group_norm", "4, 16", _SHAPES[2]
+)
+
+
+_LAZY_DOC = """:class:`{becomes}`, whose number of channels its first call tells: ``torch.nn.{name}``.
+
+>>> import torch
+>>> from infinitypool import nn
+>>> layer = nn.{name}()
+>>> layer(torch.rand({shape})).shape
+torch.Size([{shape}])
+>>> type(layer).__name__, layer.num_features
+('{becomes}', 16)
+"""
+
+
+def _lazy(becomes: type) -> Any:
+    name = f"Lazy{becomes.__name__}"
+    theirs = getattr(torch.nn, name)
+    members = {
+        "__module__": __name__,
+        "__qualname__": name,
+        "__doc__": _LAZY_DOC.format(
+            name=name, becomes=becomes.__name__, shape=_SHAPES[int(name[-2])]
+        ),
+        "__signature__": _annotated(inspect.signature(theirs)),
+        "cls_to_become": becomes,
+    }
+    return type(name, (theirs,), members)
+
+
+LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d = map(
+    _lazy, (BatchNorm1d, BatchNorm2d, BatchNorm3d)
+)
+LazyInstanceNorm1d, LazyInstanceNorm2d, LazyInstanceNorm3d = map(
+    _lazy, (InstanceNorm1d, InstanceNorm2d, InstanceNorm3d)
 )
 
 
