@@ -1,7 +1,6 @@
 #include "norm_pool.hpp"
 
 #include <algorithm>
-#include <cstdlib>
 #include <functional>
 #include <numeric>
 #include <stdexcept>
@@ -33,8 +32,7 @@ NormPool::NormPool(const NormArguments& norm, const PoolArguments& pool) : norm_
 
   const Index size = Index(size_of(norm_.dtype)), samples = sizes[0], channels = sizes[1];
   const Index plane = product(sizes, 2) * size, sample = plane * channels, line = product(sizes, 3) * size;
-  static const char* env = std::getenv("NP_BYTES");
-  const Index most = std::clamp(samples * sample / (4 * thread_count()), kLeastBytes, env ? std::atoll(env) : kMostBytes);
+  const Index most = std::clamp(samples * sample / (4 * thread_count()), kLeastBytes, kMostBytes);
   const WindowArguments& window = pool_.windows.front();
   const Index span = (window.kernel - 1) * window.dilation + 1;
   const bool apart = !window.adaptive && (window.out - 1) * window.stride - window.before < sizes[2];
@@ -49,9 +47,8 @@ NormPool::NormPool(const NormArguments& norm, const PoolArguments& pool) : norm_
   } else if (channels_last && apart && window.out > 1) {
     results = std::min(results, fitting(line * channels));
   } else {
-    wide = std::clamp<Index>(most / plane, 1, channels);
-    if (channels_last) wide = std::min(channels, std::max<Index>(wide, 64 / size));
-    if (wide == 1 && plane > most && apart) results = std::min(results, fitting(line));
+    if (!channels_last) wide = std::clamp<Index>(most / plane, 1, channels);  // a few channels' runs are too short
+    if (wide == 1 && plane > most && apart && !channels_last) results = std::min(results, fitting(line));
   }
 
   const std::vector<Band> all = bands(results);
@@ -106,12 +103,16 @@ void NormPool::run(const void* x, void* out, const void* weight, const void* bia
     void run(std::size_t i) { what(blocks[i], room.data()); }
   };
   const std::function<void(const Block&, char*)> what = [&](const Block& b, char* room) {
-    const auto at = [&](const void* list, std::size_t bytes) { return list ? advance(list, b.channel, bytes) : nullptr; };
+    const auto at = [&](const void* list, std::size_t bytes) {
+      return list ? advance(list, b.channel, bytes) : nullptr;
+    };
     b.plans->norm.apply(advance(x, b.x, size), room, at(weight, parameter), at(bias, parameter), at(mean, given),
                         at(var, given));
     b.plans->pool.run(room, advance(out, b.out, size), nullptr);
   };
-  parallel(blocks_.size(), thread_count(), [&] { return Worker{what, blocks_, memory::Buffer(room_)}; });
+  // The plans share a few large blocks among the threads themselves.
+  const int threads = blocks_.size() < std::size_t(thread_count()) ? 1 : thread_count();
+  parallel(blocks_.size(), threads, [&] { return Worker{what, blocks_, memory::Buffer(room_)}; });
 }
 
 }  // namespace infinitypool

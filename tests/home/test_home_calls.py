@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import infinitypool.nn.functional as F
 from infinitypool import _core
-from infinitypool.nn import calls
-from infinitypool.plan import contiguous_strides
+from infinitypool.nn import calls, ops, scatter
+from infinitypool.nn.dropout_ops import ALPHA_DROPOUT, DROPOUT, dropping
 from infinitypool.spec import TORCH, pool_spec, unpool_output_size
 
 
@@ -25,8 +25,8 @@ def text_of(name, reducer):
     return text
 
 
-MEAN = calls.pooling("mean", "none", text_of("avg_pool2d", "mean"))
-LARGEST = calls.pooling("max", "plane", text_of("max_pool2d_with_indices", "max"))
+MEAN = ops.pooling("mean", "none", text_of("avg_pool2d", "mean"))
+LARGEST = ops.pooling("max", "plane", text_of("max_pool2d_with_indices", "max"))
 X = torch.randn(1, 8, 8, 8)
 
 
@@ -362,7 +362,7 @@ def unpooled_size(shape, kernel, stride, padding, size):
 
 
 def test_unpooling():
-    short = calls.unpooling(unpooled_size)
+    short = scatter.unpooling(unpooled_size)
     values, indices = torch.nn.functional.max_pool2d(X, 2, return_indices=True)
     results = []
     for function in (short, long_way):
@@ -381,36 +381,20 @@ def test_unpooling():
 @pytest.mark.parametrize("axes", [0, 2])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_dropout(alpha, axes, layout):
-    def channels(x, axes):
-        shape, strides = tuple(x.shape), x.stride()
-        none = (0,) * (x.ndim - axes)
-        parameters = *contiguous_strides(shape[:axes]), *none
-        return _core.Norm(
-            "float32", "float64", "float64", shape, strides, strides, strides, parameters,
-            (0,) * x.ndim, True, 0.0, "none", 0.0,
-        )  # fmt: skip
-
-    def native(dtype, p, linear):
-        scale = 1 / (1 - p)
-        added = (0.5, -0.25) if alpha and not linear else (0.0, 0.0)
-        name = str(dtype).removeprefix("torch.")
-        return _core.Dropout(name, p, scale, *added), any(added)
-
-    short = calls.dropping(native, channels, None)
+    family = ALPHA_DROPOUT if alpha else DROPOUT
+    short = dropping(family)
     x = X.clone(memory_format=layout).requires_grad_()
     seed = torch.tensor(-7)
     y = short(x, seed, 0.5, axes)
     assert y.stride() == x.stride()
     assert torch.equal(y, short(x, seed, 0.5, axes))
     assert not torch.equal(y, short(x, seed + 1, 0.5, axes))
-    dropped = -0.25 if alpha else 0.0
-    kept = y != dropped
-    assert 0 < kept.sum() < kept.numel()
-    assert torch.equal(y[kept], (x * 2 + (0.5 if alpha else 0))[kept])
-    if axes:
-        assert all(plane.unique().numel() == 1 for plane in kept[0])
-    y.backward(torch.ones_like(y))
-    assert torch.equal(x.grad, kept * 2.0)
+    z = x.detach().requires_grad_()
+    long = family.forward(z, 0.5, seed, axes)
+    assert torch.equal(y, long) and 0 < (y == y.min()).sum() < y.numel()
+    y.backward(X)
+    long.backward(X)
+    assert torch.equal(x.grad, z.grad)
     assert short(x, torch.tensor(7.0), 0.5, axes) is None
     assert short(x, torch.tensor([7]), 0.5, axes) is None
     assert short(x[..., ::2], seed, 0.5, axes) is None

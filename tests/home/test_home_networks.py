@@ -89,6 +89,7 @@ def test_every_way_gives_the_same(network):
     assert 0 < allowed < 1e-5
     for way in ("converted", "optimised", "exported", "ONNX Runtime"):
         assert found.distances[way] < allowed, way
+    assert found.distances["gradients (float64)"] < 1e-12
 
 
 @EACH

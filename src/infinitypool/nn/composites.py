@@ -58,6 +58,22 @@ def _max_unpool(n: int) -> Callable[..., Tensor]:
     name = f"max_unpool{n}d"
     axes = tuple(range(-n, 0))
 
+    def size_of(
+        sizes: Sequence[int], kernel_size: Any, stride: Any, padding: Any, output_size: Any
+    ) -> tuple[int, ...]:
+        return unpool_output_size(
+            name,
+            kernel_size,
+            stride=stride,
+            padding=padding,
+            output_size=output_size,
+            axes=axes,
+            sizes=sizes,
+            front=TORCH,
+        )
+
+    short = scatter.unpooling(lambda shape, *arguments: size_of(shape[-n:], *arguments))
+
     def function(
         input: Tensor,
         indices: Tensor,
@@ -66,6 +82,10 @@ def _max_unpool(n: int) -> Callable[..., Tensor]:
         padding: Any = 0,
         output_size: Any = None,
     ) -> Tensor:
+        if not is_tracing():
+            found = short(input, indices, kernel_size, stride, padding, output_size)
+            if found is not None:
+                return found
         if has_torch_function_variadic(input, indices):
             return handle_torch_function(
                 function,
@@ -87,16 +107,8 @@ def _max_unpool(n: int) -> Callable[..., Tensor]:
         if output_size is not None and not isinstance(output_size, (tuple, list)):
             raise TypeError(f"{name}: output_size={show(output_size)} must be {n} ints")
         symbols = output_size is not None and _has_symbols(output_size)
-        size = unpool_output_size(
-            name,
-            kernel_size,
-            stride=stride,
-            padding=padding,
-            output_size=None if symbols else output_size,
-            axes=axes,
-            sizes=_sizes(input, n),
-            front=TORCH,
-        )
+        given = None if symbols else output_size
+        size = size_of(_sizes(input, n), kernel_size, stride, padding, given)
         if symbols:
             size = tuple(output_size[-n:])
         return _operator("max_unpool", composed)(input, indices, size)

@@ -25,12 +25,15 @@ from torch.autograd.graph import increment_version
 
 from .. import _core
 from ..plan import RECYCLED_BYTES, Cache, contiguous_strides
+from .calls import Note, apply_of, keep, operands
+from .calls import call as native_call
 from .ops import dtype_name, recycled
 from .registry import define
 
 _below_autograd = torch._C._AutoDispatchBelowAutograd
 _natives, _plans = Cache(), Cache()
 _UINT64 = 2**64 - 1
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _ALPHA = 1.7580993408473766  # where SELU saturates: the product of its two constants
 
 
@@ -92,10 +95,13 @@ def _each(
     return out
 
 
-def _channels(
-    out: Tensor, x: Tensor, p: float, seed: Any, axes: int, alpha: bool, linear: bool
-) -> Tensor:
-    """Whole channels of dense tensors, which the first axes number."""
+def native_of(alpha: bool, dtype: torch.dtype, p: float, linear: bool) -> tuple[Any, bool]:
+    """The kernel, and whether it adds something."""
+    return _native(dtype, p, alpha, linear), alpha and not linear and p < 1
+
+
+def channel_plan(x: Tensor, axes: int) -> Any:
+    """The core's plan that scales what the first axes number."""
     shape, strides = x.shape, x.stride()
     key = x.dtype, shape, strides, axes
     plan = _plans.get(key)
@@ -106,11 +112,18 @@ def _channels(
             *((*contiguous_strides(shape[:axes]), *none), (0,) * x.ndim, True, 0.0, "none", 0.0),
         )
         _plans.keep(key, plan)
-    count = prod(shape[:axes])
+    return plan
+
+
+def _channels(
+    out: Tensor, x: Tensor, p: float, seed: Any, axes: int, alpha: bool, linear: bool
+) -> Tensor:
+    """Whole channels of dense tensors, which the first axes number."""
+    plan, count = channel_plan(x, axes), prod(x.shape[:axes])
+    native, adds = native_of(alpha, torch.float64, p, linear)
     factors = torch.empty(count, dtype=torch.float64)
-    offsets = torch.empty_like(factors) if alpha and not linear and p < 1 else None
+    offsets = torch.empty_like(factors) if adds else None
     added = 0 if offsets is None else offsets.data_ptr()
-    native = _native(torch.float64, p, alpha, linear)
     native.factors(factors.data_ptr(), added, count, _key(seed))
     plan.scale(x.data_ptr(), out.data_ptr(), factors.data_ptr(), added)
     return out
@@ -273,11 +286,6 @@ class Family(NamedTuple):
     backward: Callable[..., Tensor]
 
 
-def plain_apply(function: type[torch.autograd.Function]) -> Callable[..., Any]:
-    """A function's ``apply`` where no transform is at work: PyTorch's own looks for one."""
-    return super(torch.autograd.Function, function).apply  # type: ignore[misc]
-
-
 class Dropped(torch.autograd.Function):
     """Keeps the seed. A gradient is linear in what comes back: its own is the same again."""
 
@@ -312,7 +320,7 @@ class DroppedSum(torch.autograd.Function):
         return dropped, grad if other else None, None, None, None, None
 
 
-dropped, dropped_sum = map(plain_apply, (Dropped, DroppedSum))
+dropped, dropped_sum = map(apply_of, (Dropped, DroppedSum))
 
 
 def _below(overload: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -364,3 +372,44 @@ dropout_add = define(
         *arguments[:2], _below(dropout_add), DROPOUT.backward, *arguments[2:]
     ),
 )
+
+
+# --- the short way -------------------------------------------------------------------------
+
+
+def dropping(family: Family) -> Callable[..., Any]:
+    """The native call of dropout: ``call(input, seed, p, axes)`` with a seed of int64, shape ()."""
+    alpha = family.alpha
+
+    def steps(x: Tensor, p: float, axes: int, linear: bool) -> list[Any]:
+        if not axes:
+            kernel, _ = native_of(alpha, x.dtype, p, linear)
+            return [(kernel.dropping(x.numel()), operands(0, -1, 2))]
+        kernel, adds = native_of(alpha, torch.float64, p, linear)
+        work = kernel.dropping_channels(channel_plan(x, axes), prod(x.shape[:axes]), adds)
+        return [(work, operands(0, 2))]
+
+    def plan(recording: bool, tensors: tuple[Tensor, Tensor], arguments: tuple[Any, ...]) -> Any:
+        (x, seed), (p, axes) = tensors, arguments
+        if x.dtype not in FLOATS or seed.dtype != torch.int64 or seed.ndim:
+            return None
+        stride = dense_strides(x)
+        if x.stride() != stride:
+            return None
+        result = dtype_name(x.dtype), x.shape, stride
+        if not recording:
+            return _core.CallPlan(steps(x, p, axes, False), [result], 1, seed=1)
+
+        def plan_back(recording: bool, tensors: tuple[Tensor, Tensor], _: Any) -> Any:
+            grad = tensors[0]
+            if recording or grad.stride() != stride:
+                return None
+            return _core.CallPlan(steps(grad, p, axes, True), [result], 1, seed=1)
+
+        def back(grad: Tensor, seed: Tensor) -> Tensor:
+            return family.backward(grad, p, seed, axes, stride)
+
+        note = Note(native_call(plan_back, 2), back)
+        return _core.CallPlan(steps(x, p, axes, False), [result], 1, keep, [0], [1], note, seed=1)
+
+    return native_call(plan, 2)

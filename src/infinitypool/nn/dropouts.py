@@ -17,7 +17,8 @@ from torch.autograd import forward_ad
 from torch.overrides import handle_torch_function, has_torch_function
 
 from . import dropout_ops as ops
-from .dropout_ops import ALPHA_DROPOUT, DROPOUT, Dropped, Family, dropped, dropped_sum
+from .calls import apply_of
+from .dropout_ops import ALPHA_DROPOUT, DROPOUT, FLOATS, Dropped, Family, dropped, dropped_sum
 from .kinds import public
 from .registry import transforms
 from .seeds import draw_seed
@@ -31,7 +32,6 @@ __all__ = [
 _grad_enabled = torch.is_grad_enabled
 _profiler_enabled = torch._C._autograd._profiler_enabled
 _has_storage = torch._C._has_storage  # not so what vmap hands out
-_FLOATS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 _NO_DISPATCH = torch._C._disabled_torch_dispatch_impl
 
 
@@ -59,7 +59,7 @@ def _direct(x: Tensor) -> bool:
 
 
 def _back(family: Family, grad: Tensor, p: float, seed: int, axes: int, stride: Any) -> Tensor:
-    if grad.is_cpu and grad.dtype in _FLOATS and _direct(grad) and not _grad_enabled():
+    if grad.is_cpu and grad.dtype in FLOATS and _direct(grad) and not _grad_enabled():
         return ops.backward(family.alpha, grad, p, seed, axes, stride)
     return family.backward(grad, p, torch.tensor(seed), axes, stride)
 
@@ -71,12 +71,15 @@ class _DroppedInplace(Dropped):
         return Dropped.forward(ctx, x, run, back, *rest)
 
 
-_dropped_inplace = ops.plain_apply(_DroppedInplace)
+_dropped_inplace = apply_of(_DroppedInplace)
 _ways = {
     family: [partial(f, family.alpha) for f in (ops.forward, ops.forward_inplace)]
     + [partial(_back, family)]
     for family in (DROPOUT, ALPHA_DROPOUT)
 }
+
+
+_shorts = {family: ops.dropping(family) for family in (DROPOUT, ALPHA_DROPOUT)}
 
 
 def _call_directly(family: Family, inplace: bool, x: Tensor, *rest: Any) -> Tensor:
@@ -118,7 +121,7 @@ def _ours(x: Tensor) -> bool:
     """Whether the operators know this tensor."""
     return (
         x.is_cpu
-        and x.dtype in _FLOATS
+        and x.dtype in FLOATS
         and x.layout is torch.strided
         and not x.is_nested
         and not check_tensor("dropout", x)
@@ -145,10 +148,16 @@ def _call(
     PyTorch's own would be fused with what stands beside it, but keep a mask for the gradient, and
     know no generator.
     """
+    seed = None
+    if x.is_cpu and not (inplace or is_tracing()):
+        seed = _seed(p, generator)
+        found = _shorts[family](x, seed, p, axes)
+        if found is not None:
+            return found
     ours = _ours(x)
     if not ours and (generator is None or p == 1 or not (x.is_floating_point() or x.is_complex())):
         return function(x, p, True, inplace)
-    seed = _seed(p, generator)
+    seed = _seed(p, generator) if seed is None else seed
     if ours and not is_tracing() and _direct(x):
         return _call_directly(family, inplace, x, p, seed.item(), axes)
     result = (family.forward if ours else partial(ops.composed, family.alpha))(x, p, seed, axes)

@@ -220,12 +220,6 @@ def _class(
 ) -> Callable[..., Any]:
     """``base`` in front of PyTorch's class of this name."""
     theirs = getattr(torch.nn, name)
-
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        base.__init__(self, *args, **kwargs)
-
-    signature = signature_of(theirs)
-    __init__.__signature__ = signature  # type: ignore[attr-defined]
     doc = _DOC.format(
         what=what,
         name=name,
@@ -234,14 +228,31 @@ def _class(
         inputs=f"torch.rand({shape})",
         shape=shape,
     )
-    members = {
-        "__module__": __name__,
-        "__qualname__": name,
-        "__doc__": doc,
-        "__init__": __init__,
-        "__signature__": signature.replace(parameters=list(signature.parameters.values())[1:]),
-    }
-    return type(name, (base, theirs), members)
+    return _made(name, (base, theirs), doc, signature_of(theirs))
+
+
+def _made(
+    name: str, bases: tuple[type, ...], doc: str, signature: inspect.Signature, **members: Any
+) -> Any:
+    """A class of this module, whose constructor has this ``signature`` (with the instance)."""
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        bases[0].__init__(self, *args, **kwargs)
+
+    __init__.__signature__ = signature  # type: ignore[attr-defined]
+    without = signature.replace(parameters=list(signature.parameters.values())[1:])
+    return type(
+        name,
+        bases,
+        {
+            "__module__": __name__,
+            "__qualname__": name,
+            "__doc__": doc,
+            "__init__": __init__,
+            "__signature__": without,
+            **members,
+        },
+    )
 
 
 _SHAPES = {1: "20, 16, 50", 2: "20, 16, 9, 13", 3: "20, 16, 5, 9, 13"}
@@ -295,16 +306,9 @@ torch.Size([{shape}])
 def _lazy(becomes: type) -> Any:
     name = f"Lazy{becomes.__name__}"
     theirs = getattr(torch.nn, name)
-    members = {
-        "__module__": __name__,
-        "__qualname__": name,
-        "__doc__": _LAZY_DOC.format(
-            name=name, becomes=becomes.__name__, shape=_SHAPES[int(name[-2])]
-        ),
-        "__signature__": _annotated(inspect.signature(theirs)),
-        "cls_to_become": becomes,
-    }
-    return type(name, (theirs,), members)
+    signature = _annotated(inspect.signature(theirs.__init__))
+    doc = _LAZY_DOC.format(name=name, becomes=becomes.__name__, shape=_SHAPES[int(name[-2])])
+    return _made(name, (theirs,), doc, signature, cls_to_become=becomes)
 
 
 LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d = map(

@@ -13,13 +13,14 @@ the CPU, and anything else is composed of PyTorch's operators: other devices, fo
 transformations, inputs without elements, and mixtures of dtypes that only PyTorch knows.
 
 No operator changes anything: running statistics are moved by PyTorch's operators around them. Where
-nobody looks, :mod:`infinitypool.nn.calls` has the core do it.
+nobody looks, the short way has the core do it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from math import prod, sqrt, tau
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from torch import Tensor
 from torch._C._functorch import is_legacy_batchedtensor
 from torch.autograd import forward_ad
 
+from .. import _core
 from ..plan import RECYCLED_BYTES, Cache
 from ..plan_norm import (
     dense_strides,
@@ -38,6 +40,8 @@ from ..plan_norm import (
     readable_strides,
 )
 from ..spec import TORCH, Layout, NormSpec, norm_spec_from_text
+from .calls import apply_of, operands
+from .calls import call as native_call
 from .ops import dtype_name, recycled
 from .registry import HALVES, define, transforms
 
@@ -575,12 +579,7 @@ def gradients(text: str, saved: Saved, wanted: list[bool]) -> Sequence[Optional]
     return [t if is_wanted else None for t, is_wanted in zip(found, wanted, strict=True)]
 
 
-def _gradients(text: str, saved: Saved, wanted: list[bool], _: bool) -> Sequence[Optional]:
-    return gradients(text, saved, wanted)  # TRANSITION: until calls.py calls that
-
-
-# PyTorch's own way to call a function, behind its look at transformations.
-_normalise = super(torch.autograd.Function, _Normalised).apply
+_normalise = apply_of(_Normalised)
 
 
 def _derivative(text: str, tensors: Tensors, keep: bool) -> Results:
@@ -709,3 +708,132 @@ add_norm_with_statistics = _forward("add_norm_with_statistics", "input residual 
 norm_given = _forward("norm_given", "input weight bias mean var")
 norm_backward = _backward("norm_backward", "grad_output input weight bias statistics")
 norm_given_backward = _backward("norm_given_backward", "grad_output input weight bias mean var")
+
+
+# --- the short way -------------------------------------------------------------------------
+
+# The places of a call's tensors, and of its first result.
+_X, _RESIDUAL, _WEIGHT, _BIAS, _MEAN, _VAR, _OUT = range(7)
+
+
+class _Note(NamedTuple):
+    passed: list[int]  # the places of the tensors that may have a gradient
+    slots: list[int]  # where what was saved stands behind the gradient in a backward call
+    short: Callable[..., Any]
+    long: Callable[..., Any]
+
+
+class _Normed(torch.autograd.Function):
+    """Keeps the input (or its sum with the residual), the parameters and the statistics."""
+
+    forward = _core.keep
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, of_total: Tensor | None = None) -> Any:
+        note = ctx.note
+        needs = dict(zip(note.passed, ctx.needs_input_grad, strict=False))
+        gradients = dict.fromkeys((_X, _WEIGHT, _BIAS))
+        gradients[_X] = of_total
+        if grad is not None:
+            wanted = [needs.get(place, False) for place in gradients]
+            wanted[0] = wanted[0] or needs.get(_RESIDUAL, False)
+            saved: list[Any] = [None] * 6
+            for slot, tensor in zip(note.slots, ctx.saved_tensors, strict=True):
+                saved[slot] = tensor
+            found = note.short(grad, *saved, *wanted)
+            if found is None:
+                found = note.long(grad, saved, wanted)
+            else:
+                found = iter(found if type(found) is tuple else (found,))
+                found = [next(found) if one else None for one in wanted]
+            gradients = dict(zip(gradients, found, strict=True))
+            if of_total is not None and gradients[_X] is not None:
+                gradients[_X] = gradients[_X] + of_total
+        gradients[_RESIDUAL] = gradients[_X]
+        return *[gradients[place] if needs[place] else None for place in note.passed], None
+
+
+_normed = apply_of(_Normed)
+
+
+def norming(text_of: Callable[..., str]) -> Callable[..., Any]:
+    """The native call of the norms, of the tensors of :mod:`norm_ops` and then arguments.
+
+    ``call(*tensors, arguments, momentum)``, where ``text_of(*arguments)`` is the spec's. The result,
+    or a pair of it and the sum where there is a residual.
+    """
+
+    def plan(recording: bool, tensors: tuple[Any, ...], arguments: tuple[Any, ...]) -> Any:
+        described, momentum = arguments
+        text = text_of(*described)
+        x, residual, weight, _, mean, var = tensors
+        if not takes(text, x, residual, weight):
+            return None
+        if recording:
+            _check_running(text, mean, var)
+        found = _forward_plan(text, tensors, momentum is not None)
+        if found.native is None:
+            return None
+        results = [(dtype_name(x.dtype), found.shape, found.strides)]
+        returned, source = 1, _X
+        if residual is not None:
+            returned, source = 2, _OUT + 1
+            results *= 2
+        if mean is not None and momentum is None:
+            work = found.native.applying()
+            addresses = operands(_X, _OUT, _WEIGHT, _BIAS, _MEAN, _VAR)
+            saved = {0: _X, 1: _WEIGHT, 2: _BIAS, 4: _MEAN, 5: _VAR}
+        else:
+            rows, regions = found.statistics
+            kept = -1
+            if recording:
+                kept = _OUT + len(results)
+                results.append(("float64", (rows, regions), (regions, 1)))
+            work = found.native.normalizing(momentum or 0.0)
+            total = -1 if residual is None else source
+            addresses = [
+                *operands(_X, _RESIDUAL, _OUT, total, _WEIGHT, _BIAS),
+                (kept if rows == 2 else -1, 0),
+                (kept, 8 * regions * (rows - 1)),
+                *operands(_MEAN, _VAR),
+            ]
+            saved = {0: source, 1: _WEIGHT, 2: _BIAS, 3: kept}
+        steps = [(work, addresses)]
+        if not recording:
+            return _core.CallPlan(steps, results, returned)
+        passed = [p for p in (_X, _RESIDUAL, _WEIGHT, _BIAS) if tensors[p] is not None]
+        saved = {i: p for i, p in saved.items() if p >= _OUT or tensors[p] is not None}
+        note = _Note(passed, list(saved), _short_backward(text), partial(_long_backward, text))
+        return _core.CallPlan(steps, results, returned, _normed, passed, list(saved.values()), note)
+
+    return native_call(plan, 6)
+
+
+def _short_backward(text: str) -> Callable[..., Any]:
+    """``call(grad, input, weight, bias, statistics, mean, var, *wanted)``."""
+
+    def plan(recording: bool, saved: tuple[Any, ...], wanted: tuple[Any, ...]) -> Any:
+        _, x, weight, bias, statistics, *_ = saved
+        found = None if recording else _backward_plan(text, saved)
+        if found is None or found.native is None:
+            return None
+        results, places = [], []
+        for like, one in zip((x, weight, bias), wanted, strict=True):
+            places.append(len(saved) + len(results) if one else -1)
+            if one:
+                dense = (found.shape, found.strides) if like is x else (like.shape, like.stride())
+                results.append((dtype_name(like.dtype), *dense))
+        rows, regions = found.statistics
+        given = statistics is None
+        moments = operands(5, 6) if given else [(4, 0), (4, 8 * regions * (rows - 1))]
+        addresses = [*operands(1, 0, places[0], 2, 3), *moments, *operands(*places[1:])]
+        return _core.CallPlan(
+            [(found.native.differentiating(given), addresses)], results, len(results)
+        )
+
+    return native_call(plan, 7)
+
+
+def _long_backward(text: str, grad: Tensor, saved: Any, wanted: Any) -> Any:
+    """The same through the dispatcher."""
+    return gradients(text, (grad, *saved), list(wanted))

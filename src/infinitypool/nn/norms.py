@@ -22,7 +22,7 @@ from torch.overrides import (
 
 from ..plan import Cache, is_exact
 from ..spec import NORMS, TORCH, check_bool, integer, norm_spec, number, show
-from . import calls, norm_ops, windows
+from . import norm_ops, windows
 from .registry import HALVES, constant_result, transforms
 from .windows import check_tensor, constant, is_tracing
 
@@ -48,7 +48,7 @@ _LAST = ("eps", "normalized_shape", "axes", "ndim")
 _OWN = {"layer": _LAST, "rms": _LAST, "group": ("eps", "num_groups")}
 
 
-_short = calls.norming(_new_text)
+_short = norm_ops.norming(_new_text)
 
 
 def _text(*arguments: Any) -> str:

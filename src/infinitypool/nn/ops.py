@@ -40,6 +40,8 @@ from ..plan import (
 )
 from ..spec import TORCH, PoolSpec, spec_from_text
 from . import elsewhere, exporting
+from .calls import Note, keep, operands, work_of
+from .calls import call as native_call
 from .registry import HALVES, define
 
 # Reducer to operator name. Everything else follows from the core's table of reducers.
@@ -535,3 +537,82 @@ def _register(reducer: str, name: str) -> Operator:
 
 
 OPS = {reducer: _register(reducer, name) for reducer, name in OPERATORS.items()}
+
+
+# --- the short way -------------------------------------------------------------------------
+
+
+def pooling(reducer: str, extra: str, text_of: Callable[..., str]) -> Callable[..., Any]:
+    """The native call of a reducer's operator: ``call(input, *arguments)``.
+
+    ``extra`` says what the results are beside the values, and ``text_of(*arguments)`` is the spec's.
+    """
+
+    def plan(recording: bool, tensors: tuple[Tensor], arguments: tuple[Any, ...]) -> Any:
+        (x,), text = tensors, text_of(*arguments)
+        gradient = gradient_of(text) if recording else "none"
+        forms = [extra]
+        if gradient == "winner" and extra != "offset":
+            forms = ["offset"] if extra == "none" else [extra, "offset"]
+        steps, results = [], []
+        for form in forms:
+            found = _forward_plan(reducer, x, text, form)
+            layout = found.shape, found.strides
+            if not results:
+                results.append((dtype_name(found.dtype), *layout))
+            second = -1
+            if found.second_dtype is not None:
+                results.append((dtype_name(found.second_dtype), *layout))
+                second = len(results)
+            steps.append((work_of(found.run), operands(0, 1, second, -1)))
+        returned = 1 if extra == "none" else 2
+        if not recording:
+            return _core.CallPlan(steps, results, returned)
+        case = reducer, text, x, gradient
+        return _core.CallPlan(
+            steps,
+            results,
+            returned,
+            keep,
+            [0],
+            {"winner": [len(results)], "weighted": [0, 1]}.get(gradient, []),
+            Note(_pooling_backward(*case), _pooling_backward_at_length(*case)),
+        )
+
+    return native_call(plan, 1)
+
+
+def _pooling_backward(reducer: str, text: str, x: Tensor, gradient: str) -> Callable[..., Any]:
+    """``call(grad)``, and behind it the offsets of winners, or input and result if it is weighted."""
+    size, stride = x.shape, x.stride()
+
+    def plan(recording: bool, tensors: tuple[Tensor, ...], arguments: tuple[Any, ...]) -> Any:
+        if recording:
+            return None
+        grad, *saved = tensors
+        found = _backward_plan(reducer, grad, *_saved_places(saved, size, stride, text))
+        places = {"winner": (0, 1, 2, -1, -1), "weighted": (0, -1, 3, 1, 2)}
+        addresses = operands(*places.get(gradient, (0, -1, 1, -1, -1)))
+        result = dtype_name(found.dtype), found.shape, found.strides
+        return _core.CallPlan([(work_of(found.run), addresses)], [result], 1)
+
+    return native_call(plan, {"winner": 2, "weighted": 3}.get(gradient, 1))
+
+
+def _pooling_backward_at_length(
+    reducer: str, text: str, x: Tensor, gradient: str
+) -> Callable[..., Tensor]:
+    """The same through the dispatcher."""
+    size, stride = x.shape, x.stride()
+
+    def backward(grad: Tensor, *saved: Tensor) -> Tensor:
+        return OPS[reducer].backward(grad, *_saved_places(saved, size, stride, text))
+
+    return backward
+
+
+def _saved_places(saved: Sequence[Tensor], *rest: Any) -> tuple[Any, ...]:
+    """The arguments of a pooling's backward behind the gradient."""
+    if len(saved) == 2:
+        return None, *rest, *saved
+    return (saved[0] if saved else None), *rest, None, None

@@ -27,6 +27,10 @@ _grad_enabled = torch.is_grad_enabled
 _AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
 transforms = torch._C._functorch.peek_interpreter_stack  # torch.func.grad, vmap, ...
 
+# Whether code is not executed but read, by ``torch.compile`` or a strict ``torch.export``. There native
+# plans and their caches are out of sight: constants are worked out at once, and all else is operators.
+is_tracing = torch.compiler.is_dynamo_compiling
+
 Body = Callable[..., Any]
 
 

@@ -15,7 +15,7 @@ PyTorch's operators.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
 from typing import Any
@@ -29,6 +29,8 @@ from ..fractional import fractional_starts
 from ..plan import REDUCERS, Cache, contiguous_strides, pool_runner
 from ..spec import TORCH, check_bytes, dtype_of_offsets, pool_spec
 from . import windows
+from .calls import Note, keep, operands
+from .calls import call as native_call
 from .ops import dtype_name, memory_order, recycled
 from .registry import HALVES, define
 
@@ -244,6 +246,55 @@ max_unpool_backward = define(
     composed=_gather_composed,
     derivative=_Gathered.apply,
 )
+
+
+def unpooling(size_of: Callable[..., tuple[int, ...]]) -> Callable[..., Any]:
+    """The native call of max unpooling: ``call(input, indices, *arguments)``.
+
+    ``size_of(shape, *arguments)`` are the sizes of the unpooled axes.
+    """
+
+    def plan(recording: bool, tensors: tuple[Tensor, Tensor], arguments: tuple[Any, ...]) -> Any:
+        x, indices = tensors
+        if indices.requires_grad:
+            return None
+        size = tuple(size_of(tuple(x.shape), *arguments))
+        native, shape, strides = _unpool_plan(x, indices, size)
+        steps = [(native.unpooling(), operands(0, 1, 2))]
+        results = [(dtype_name(x.dtype), shape, strides)]
+        if not recording:
+            return _core.CallPlan(steps, results, 1)
+        note = Note(
+            _unpooling_backward(shape, x, size),
+            lambda grad, indices: max_unpool_backward(grad, indices, size, stride),
+        )
+        stride = x.stride()
+        return _core.CallPlan(steps, results, 1, keep, [0], [1], note)
+
+    return native_call(plan, 2)
+
+
+def _unpooling_backward(
+    grad_shape: Sequence[int], x: Tensor, size: tuple[int, ...]
+) -> Callable[..., Any]:
+    """``call(grad, indices)``."""
+    shape, dtype, n = tuple(x.shape), x.dtype, len(size)
+    strides = contiguous_strides(shape, memory_order(n, shape, x.stride(), n == 2))
+    axes = [len(shape) - n + i for i in range(n)]
+
+    def plan(recording: bool, tensors: tuple[Tensor, Tensor], arguments: tuple[Any, ...]) -> Any:
+        grad, indices = tensors
+        if recording or grad.dtype != dtype or tuple(grad.shape) != tuple(grad_shape):
+            return None
+        if indices.dtype != torch.int64 or tuple(indices.shape) != shape:
+            return None
+        native = _core.Unpool(
+            dtype.itemsize, shape, strides, indices.stride(), grad.shape, grad.stride(), axes
+        )
+        result = dtype_name(dtype), shape, strides
+        return _core.CallPlan([(native.gathering(), operands(0, 1, 2))], [result], 1)
+
+    return native_call(plan, 2)
 
 
 # --- fractional windows --------------------------------------------------------------------

@@ -19,10 +19,10 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from ..plan import Cache, is_exact
 from ..spec import KINDS, TORCH, PoolSpec, adaptive_spec, pool_spec
-from . import calls, elsewhere
+from . import elsewhere
 from .documents import ADAPTIVE_DOC, AVG_DOC, LP_DOC, MAX_DOC, document
-from .ops import OPS, call
-from .registry import constant_result
+from .ops import OPS, call, pooling
+from .registry import constant_result, is_tracing
 
 WINDOW = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
 
@@ -38,15 +38,6 @@ def check_tensor(name: str, x: object) -> bool:
             f"{name}(): argument 'input' (position 1) must be Tensor, not {type(x).__name__}"
         )
     return type(x).__name__ in _COMPOSED
-
-
-def is_tracing() -> bool:
-    """Whether this is not executed but read, by ``torch.compile`` or a strict ``torch.export``.
-
-    There the native plans and their caches are out of sight: constants are worked out at once, and
-    everything else goes through operators.
-    """
-    return torch.compiler.is_dynamo_compiling()
 
 
 def has_data(x: Tensor) -> bool:
@@ -79,7 +70,7 @@ def runner(
     def new_text(*arguments: Any) -> str:
         return spec_of(*arguments, axes=axes, front=TORCH).text
 
-    short = calls.pooling(reducer, extra, new_text)
+    short = pooling(reducer, extra, new_text)
 
     def text_of(arguments: tuple[Any, ...]) -> str:
         try:
