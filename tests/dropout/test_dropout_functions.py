@@ -142,7 +142,7 @@ def test_nothing_but_the_seed_is_drawn():
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_nothing_is_kept_for_backward(name):
+def test_nothing_but_a_seed_is_kept_for_backward(name):
     x = torch.randn(shape_of(name), requires_grad=True)
     packed = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: packed.append(t) or t, lambda t: t):
@@ -150,9 +150,8 @@ def test_nothing_is_kept_for_backward(name):
         z = IF.dropout_add(x, x, 0.5)
         w = ours(name)(x * 1.0, 0.5, True, True)
         (y.sum() + z.sum() + w.sum()).backward(retain_graph=True)
-    assert not packed
-    for grad_fn in (y.grad_fn, z.grad_fn, w.grad_fn):
-        assert grad_fn.saved_tensors == ()
+    kept = [*packed, *(t for one in (y, z, w) for t in one.grad_fn.saved_tensors)]
+    assert all(t.shape == () and t.dtype == torch.int64 for t in kept)
 
 
 # --- layouts -------------------------------------------------------------------------------

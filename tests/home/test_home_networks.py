@@ -174,7 +174,10 @@ def test_times_go_to_the_layer_that_took_them(change, layer, kind):
 
 
 def test_a_report_is_written(tmp_path, capsys):
-    assert networks.main(["--quick", "--only", "unet 2-d", "--out", str(tmp_path)]) == 0
+    assert (
+        networks.main(["--quick", "--threads", "1", "--only", "unet 2-d", "--out", str(tmp_path)])
+        == 0
+    )
     assert "Failed" not in (text := (tmp_path / "networks.md").read_text(encoding="utf-8"))
     assert text.count("UNet 2-D") >= 9 and "at most" in text
     rows = json.loads((tmp_path / "networks.json").read_text(encoding="utf-8"))["rows"]

@@ -165,3 +165,12 @@ def test_a_batch_of_calls_is_as_many_calls(name):
         last = torch.vmap(function, in_dims=-1, out_dims=-1)(*(b.movedim(0, -1) for b in batches))
         for result, other in zip(found, last, strict=True):
             torch.testing.assert_close(result, other.movedim(-1, 0))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_memory_that_was_freed_is_refused(name):
+    arguments = _fresh(SAMPLES[name][0])
+    place = next(i for i, a in enumerate(arguments) if isinstance(a, Tensor))
+    arguments[place].untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError, match="no memory|not allocated"):
+        OPERATORS[name].overload(*arguments)

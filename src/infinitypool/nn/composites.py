@@ -61,6 +61,8 @@ def _max_unpool(n: int) -> Callable[..., Tensor]:
     def size_of(
         sizes: Sequence[int], kernel_size: Any, stride: Any, padding: Any, output_size: Any
     ) -> tuple[int, ...]:
+        if output_size is not None and not isinstance(output_size, (tuple, list)):
+            raise TypeError(f"{name}: output_size={show(output_size)} must be {n} ints")
         return unpool_output_size(
             name,
             kernel_size,
@@ -104,9 +106,7 @@ def _max_unpool(n: int) -> Callable[..., Tensor]:
                 f"{type(indices).__name__}"
             )
         scatter.check_shape(name, input.shape, n)
-        if output_size is not None and not isinstance(output_size, (tuple, list)):
-            raise TypeError(f"{name}: output_size={show(output_size)} must be {n} ints")
-        symbols = output_size is not None and _has_symbols(output_size)
+        symbols = isinstance(output_size, (tuple, list)) and _has_symbols(output_size)
         given = None if symbols else output_size
         size = size_of(_sizes(input, n), kernel_size, stride, padding, given)
         if symbols:

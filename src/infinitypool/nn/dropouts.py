@@ -48,6 +48,7 @@ def _direct(x: Tensor) -> bool:
         and transforms() is None
         and forward_ad._current_level < 0
         and _has_storage(x)
+        and x.data_ptr()
         and not (
             x.is_neg()
             or x._is_zerotensor()

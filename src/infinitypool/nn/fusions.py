@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from . import functional as F
-from . import modules, norm_modules, sync
+from . import modules, norm_modules, norm_pool, sync
 from .dropouts import __all__ as _dropout_names
 from .regions import Optimized, has_hooks, join
 from .report import LEFT, Report
@@ -127,6 +127,7 @@ class Fuser:
             self.move_before_convolution,
             self.add_and_normalise,
             self.activate,
+            self.pool,
             self.replace_functions,
         ):
             one_pass()
@@ -243,8 +244,7 @@ class Fuser:
             if whole != {1} or node.kwargs.get("return_indices"):
                 return None
             return _Window("max" if "max" in name else "mean", True, True, True)
-        names = _MAX_ARGUMENTS if "max" in name else _AVG_ARGUMENTS
-        given = {**dict(zip(names, node.args[1:])), **node.kwargs}  # noqa: B905
+        given = self._given(name, node)
         if given.get("return_indices") or any(isinstance(v, fx.Node) for v in given.values()):
             return None
         return _sliding("max" if "max" in name else "mean", given)
@@ -455,6 +455,55 @@ class Fuser:
             node.replace_all_uses_with(before)
             self.graph.erase_node(node)
 
+    def pool(self) -> None:
+        """A batch norm, with its activation, and the pooling behind it in one pass."""
+        for node in [*self.graph.nodes]:
+            text = self.pool_text(node)
+            before = node.args[0] if node.args else None
+            norm = self.layer(before)
+            if text is None or norm is None or self.only_user(before) is not node:
+                continue
+            kind = _POOLING.get(type(norm))
+            if kind is None or norm.running_mean is None or norm.running_var is None:
+                continue
+            if self.times(before) > 1 or len(before.args) != 1 or before.kwargs:
+                continue
+            self.say(node, "fused", f"with {self.name_of(before)}")
+            _put(self.traced, before.target, _duplicate(kind, norm).pool(text))
+            before.meta = {**before.meta, **node.meta}
+            node.replace_all_uses_with(before)
+            self.graph.erase_node(node)
+
+    def pool_text(self, node: Any) -> str | None:
+        """The spec's text of a pooling, if values are all that it gives."""
+        if (layer := self.layer(node)) is not None:
+            name = _POOL_LAYERS.get(type(layer))
+            given = vars(layer)
+        elif isinstance(node, fx.Node) and node.op == "call_function":
+            name = _POOL_FUNCTIONS.get(node.target)
+            given = {} if name is None else self._given(name, node)
+        else:
+            return None
+        if name is None or given.get("return_indices"):
+            return None
+        known = {n: given[n] for n in _POOL_ARGUMENTS if n in given}
+        try:
+            return norm_pool.pool_text(name, known)
+        except (KeyError, TypeError, ValueError, RuntimeError):  # its own call will say so
+            return None
+
+    @staticmethod
+    def _given(name: str, node: fx.Node) -> dict[str, Any]:
+        """A pooling function's arguments by their names."""
+        names = (
+            ("output_size", "return_indices")
+            if name.startswith("adaptive")
+            else _MAX_ARGUMENTS
+            if "max" in name
+            else _AVG_ARGUMENTS
+        )
+        return {**dict(zip(names, node.args[1:])), **node.kwargs}  # noqa: B905
+
     def replace_functions(self) -> None:
         """PyTorch's functions by ours."""
         for node in self.graph.nodes:
@@ -595,6 +644,26 @@ _POOL_FUNCTIONS = {
     torch.max_pool1d: "max_pool1d", torch.max_pool2d: "max_pool2d", torch.max_pool3d: "max_pool3d",
     torch.adaptive_avg_pool1d: "adaptive_avg_pool1d",
 }  # fmt: skip
+_POOL_LAYERS = {
+    kind: name
+    for n in _DIMS
+    for stem, name in (
+        (f"MaxPool{n}d", f"max_pool{n}d"),
+        (f"AvgPool{n}d", f"avg_pool{n}d"),
+        (f"AdaptiveMaxPool{n}d", f"adaptive_max_pool{n}d"),
+        (f"AdaptiveAvgPool{n}d", f"adaptive_avg_pool{n}d"),
+    )
+    for kind in _both(stem)
+}
+_POOL_ARGUMENTS = (
+    "kernel_size", "stride", "padding", "dilation", "ceil_mode", "count_include_pad",
+    "divisor_override", "output_size",
+)  # fmt: skip
+_POOLING = {
+    kind: getattr(norm_pool, f"BatchNormPool{n}d")
+    for n in _DIMS
+    for kind in _both(f"BatchNorm{n}d")
+}
 _MAKERS = (
     *_CONVOLUTIONS, *_TRANSPOSED, nn.Linear, *_NORMS, *_MAX_POOLS, *_AVG_POOLS, *_BATCH_NORMS,
 )  # fmt: skip

@@ -2,10 +2,10 @@
 
 ``infinitypool::norm_pool(Tensor input, Tensor? weight, Tensor? bias, Tensor mean, Tensor var,
 str norm, str pool) -> Tensor`` gives, bit by bit, what ``infinitypool::norm_given`` and a pooling
-operator behind it give. ``norm`` and ``pool`` are their specs' texts. The core works block by block:
+operator behind it give; ``norm`` and ``pool`` are their specs' texts. The core works block by block:
 what the norm gives stays in the cache, so the input is read once and nothing between the two is
-written. What the core's blocks do not cover runs in two passes: other norms than that of a batch,
-pooled axes that are not all behind the channels, reducers that sort or draw.
+written. Two passes remain where blocks do not cover it: other norms than that of a batch, pooled
+axes that are not all behind the channels, inputs with gaps, reducers that sort.
 """
 
 from __future__ import annotations
@@ -17,13 +17,9 @@ from torch import Tensor
 
 from .. import _core
 from ..plan import REDUCERS, Cache
-from ..spec import spec_from_text
-from . import elsewhere, norm_ops
-from .norm_ops import Optional
-from .ops import OPS, _forward_plan, _forward_result, _spec, recycled
-from .registry import define
-
-_below_autograd = torch._C._AutoDispatchBelowAutograd
+from ..spec import TORCH, NormSpec, adaptive_spec, norm_spec, pool_spec, spec_from_text
+from . import elsewhere, norm_modules, norm_ops, ops
+from .registry import HALVES, define
 
 
 class _Plan(NamedTuple):
@@ -36,43 +32,30 @@ class _Plan(NamedTuple):
 _plans = Cache()
 
 
-def _two_passes(
-    x: Tensor,
-    weight: Optional,
-    bias: Optional,
-    mean: Tensor,
-    var: Tensor,
-    norm: str,
-    pool: str,
-) -> Tensor:
-    y = norm_ops.norm_given(x, weight, bias, mean, var, norm)
-    return OPS[spec_from_text(pool).reducer].forward["none"](y, pool)
+def _two_passes(*arguments: Any) -> Tensor:
+    *tensors, norm, pool = arguments
+    y = norm_ops.norm_given(*tensors, norm)
+    return ops.OPS[spec_from_text(pool).reducer].forward["none"](y, pool)
 
 
-def _make_plan(
-    x: Tensor,
-    weight: Optional,
-    bias: Optional,
-    mean: Tensor,
-    var: Tensor,
-    norm: str,
-    pool: str,
-) -> _Plan:
-    tensors = x, None, weight, bias, mean, var
-    first = norm_ops._forward_plan(norm, tensors, False)
+def _make_plan(*arguments: Any) -> _Plan:
+    x, weight, bias, mean, var, norm, pool = arguments
+    first = norm_ops._forward_plan(norm, (x, None, weight, bias, mean, var), False)
     spec = spec_from_text(pool)
     between = torch.empty_strided(first.shape, first.strides, dtype=x.dtype, device="meta")
-    second = _forward_plan(spec.reducer, between, pool, "none")
-    native = None
-    if (
+    second = ops._forward_plan(spec.reducer, between, pool, "none")
+    in_blocks = (
         first.native is not None
-        and first.spec.kind == "batch"
-        and first.spec.channel_axis == 1
+        and all(
+            n == 1 or a == b for n, a, b in zip(x.shape, first.strides, x.stride(), strict=True)
+        )
+        and _is_of_batch(first.spec)
         and x.ndim == len(spec.axes) + 2
         and not REDUCERS[spec.reducer]["gathered"]
         and 0 not in second.shape
-        and first.strides == x.stride()
-    ):
+    )
+    native = None
+    if in_blocks:
         native = _core.NormPool(
             first.native,
             spec.reducer,
@@ -87,19 +70,14 @@ def _make_plan(
     return _Plan(native, second.shape, second.strides, second.small)
 
 
-def _kernel(
-    x: Tensor,
-    weight: Optional,
-    bias: Optional,
-    mean: Tensor,
-    var: Tensor,
-    norm: str,
-    pool: str,
-) -> Tensor:
-    arguments = x, weight, bias, mean, var, norm, pool
-    key = norm, pool, *[
-        None if t is None else (t.dtype, t.shape, t.stride()) for t in arguments[:5]
-    ]  # fmt: skip
+def _is_of_batch(spec: NormSpec) -> bool:
+    return spec.kind == "batch" and spec.channel_axis == 1
+
+
+def _kernel(*arguments: Any) -> Tensor:
+    *tensors, norm, pool = arguments
+    key = norm, pool, *[None if t is None else (t.dtype, t.shape, t.stride()) for t in tensors]
+    x, weight, bias, mean, var = tensors
     plan = _plans.get(key)
     if plan is None:
         if not norm_ops.takes(norm, x, None, weight):
@@ -108,7 +86,10 @@ def _kernel(
     native, shape, strides, small = plan
     if native is None:
         return _two_passes(*arguments)
-    out = x.new_empty_strided(shape, strides) if small else recycled(x, shape, strides, x.dtype)
+    if small:
+        out = x.new_empty_strided(shape, strides)
+    else:
+        out = ops.recycled(x, shape, strides, x.dtype)
     native.run(
         x.data_ptr(), out.data_ptr(), norm_ops.address(weight), norm_ops.address(bias),
         mean.data_ptr(), var.data_ptr(),
@@ -116,32 +97,35 @@ def _kernel(
     return out
 
 
-def _composed(
-    x: Tensor,
-    weight: Optional,
-    bias: Optional,
-    mean: Tensor,
-    var: Tensor,
-    norm: str,
-    pool: str,
-) -> Tensor:
-    y = norm_ops.composed(norm, (x, None, weight, bias, mean, var))
+def _composed(*arguments: Any) -> Tensor:
+    """By arithmetic, which has derivatives by the statistics as well, unlike PyTorch's batch norm."""
+    x, weight, bias, mean, var, norm, pool = arguments
+    spec = norm_ops._norm_spec(norm)
+    sizes = [-1] + [1] * (x.ndim - 2)
+    y = x.float() if x.dtype in HALVES else x
+    weight, bias, mean, var = (
+        None if t is None else t.reshape(sizes).to(y.dtype) for t in (weight, bias, mean, var)
+    )
+    y = (y - mean) * torch.rsqrt(var + spec.epsilon(ops.dtype_name(x.dtype)))
+    y = y if weight is None else y * weight
+    y = y if bias is None else y + bias
+    y = norm_ops.activated(y, spec.activation, spec.slope).to(x.dtype)
     return elsewhere.POOL["none"](y, pool)
 
 
-def _shape(
-    x: Tensor,
-    weight: Optional,
-    bias: Optional,
-    mean: Tensor,
-    var: Tensor,
-    norm: str,
-    pool: str,
-) -> Tensor:
-    y, _, _ = norm_ops._shape(norm, (x, None, weight, bias, mean, var), False)
-    spec = spec_from_text(pool)
-    result = _forward_result(_spec(spec.reducer, pool), y, "none")
-    return x.new_empty_strided(result.shape, result.strides)
+def _exported(*arguments: Any) -> Tensor:
+    x, *rest, norm, pool = arguments
+    return elsewhere.POOL["none"](norm_ops.composed(norm, (x, None, *rest)), pool)
+
+
+def _shape(*arguments: Any) -> Tensor:
+    x, *rest, norm, pool = arguments
+    y, _, _ = norm_ops._shape(norm, (x, None, *rest), False)
+    return ops._forward_shape(spec_from_text(pool).reducer, "none")(y, pool)
+
+
+def _in_float32(*arguments: Any) -> bool:
+    return ops._in_float32(arguments[0], arguments[-1])
 
 
 norm_pool = define(
@@ -151,4 +135,60 @@ norm_pool = define(
     kernel=_kernel,
     shape=_shape,
     composed=_composed,
+    exported=_exported,
+    float32=_in_float32,
 )
+
+
+# --- as a layer ----------------------------------------------------------------------------
+
+
+def pool_text(name: str, named: dict[str, Any]) -> str:
+    """The spec's text of PyTorch's pooling function of this ``name``."""
+    reducer = "max" if "max" in name else "mean"
+    axes = tuple(range(-int(name[-2]), 0))
+    if name.startswith("adaptive"):
+        return adaptive_spec(name, reducer, named["output_size"], axes=axes, front=TORCH).text
+    return pool_spec(name, reducer, **named, axes=axes, front=TORCH).text
+
+
+class _Pooling(torch.nn.Module):
+    """A batch norm that only evaluates, its activation, and the pooling behind it."""
+
+    texts: tuple[str, str]
+
+    def pool(self, text: str) -> Any:
+        """Pool what the norm gives, as this spec's text says."""
+        norm = norm_spec(
+            "batch_norm",
+            "batch",
+            eps=self.eps,
+            activation=self.activation,
+            negative_slope=self.negative_slope,
+            front=TORCH,
+        ).text
+        self.texts = norm, text
+        return self
+
+    def extra_repr(self) -> str:
+        """The norm's text, and the pooling's."""
+        return f"{super().extra_repr()}, pool={self.texts[1]!r}"
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise with the running statistics, activate and pool."""
+        self._check_input_dim(input)
+        return norm_pool(
+            input, self.weight, self.bias, self.running_mean, self.running_var, *self.texts
+        )
+
+
+class BatchNormPool1d(_Pooling, norm_modules.BatchNorm1d):
+    """Of sequences."""
+
+
+class BatchNormPool2d(_Pooling, norm_modules.BatchNorm2d):
+    """Of pictures."""
+
+
+class BatchNormPool3d(_Pooling, norm_modules.BatchNorm3d):
+    """Of volumes."""

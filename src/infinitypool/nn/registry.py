@@ -78,7 +78,7 @@ def define(
     """
     library.define(name + schema)
     overload = getattr(torch.ops.infinitypool, name).default
-    library.impl(name, kernel, "CPU")
+    library.impl(name, _checked(kernel), "CPU")
     library.impl(name, composed, "CompositeExplicitAutograd")
     torch.library.register_fake(f"infinitypool::{name}", shape, lib=library)
     if batched is None:  # PyTorch's operators know what to do with batches
@@ -92,6 +92,23 @@ def define(
     register_decomposition(overload, type="meta")(_plain(shape))
     OPERATORS[name] = Operator(overload, kernel, shape, composed, derivative)
     return overload
+
+
+def check_memory(*tensors: Any) -> None:
+    """Refuse a tensor whose memory was given back, which has elements, but no address."""
+    for tensor in tensors:
+        if isinstance(tensor, Tensor) and not tensor.data_ptr() and tensor.numel():
+            raise RuntimeError(
+                f"a tensor of shape {tuple(tensor.shape)} has no memory: its storage was freed"
+            )
+
+
+def _checked(kernel: Body) -> Body:
+    def checked(*arguments: Any) -> Any:
+        check_memory(*arguments)
+        return kernel(*arguments)
+
+    return checked
 
 
 def _plain(body: Body) -> Body:

@@ -19,6 +19,7 @@ from ..plan import Cache
 from ..spec import TORCH, NormSpec, norm_spec
 from . import norm_modules, norm_ops
 from .ops import recycled
+from .registry import check_memory
 from .windows import check_tensor
 
 __all__ = ["SyncBatchNorm"]
@@ -90,6 +91,7 @@ class _Synchronised(torch.autograd.Function):
     ) -> Tensor:
         running = {"running_mean": running_mean, "running_var": running_var}
         norm_ops.check(spec, x, {"weight": weight, "bias": bias}, running, False)
+        check_memory(x, weight, bias)
         channels = x.shape[1]
         scale, shift = norm_ops.contiguous(weight), norm_ops.contiguous(bias)
         own = x.new_zeros(2 * channels + 1, dtype=torch.float64)

@@ -61,7 +61,11 @@ def _tuple(value: Any) -> tuple[Any, ...] | list[Any]:
 def runner(
     name: str, reducer: str, n: int, extra: str, spec_of: Callable[..., PoolSpec]
 ) -> Callable[..., Any]:
-    """What all functions do with their arguments; ``spec_of`` reads them."""
+    """What all functions do with their arguments; ``spec_of`` reads them.
+
+    It goes the ``short`` way, or where that has no answer the ``long`` one. Both are attributes of it,
+    for functions that ask the short one first of all.
+    """
     overload, composed = OPS[reducer].forward[extra], elsewhere.POOL[extra]
     axes = tuple(range(-n, 0))
     texts = Cache()
@@ -84,13 +88,10 @@ def runner(
                 texts.keep(key, text)
         return text
 
-    def run(input: Tensor, *arguments: Any, seed: tuple[Tensor, ...] = ()) -> Any:
+    def long(input: Tensor, *arguments: Any, seed: tuple[Tensor, ...] = ()) -> Any:
         if is_tracing():
             text = new_text(*[constant(argument) for argument in arguments])
             return overload(input, text, *seed)
-        found = None if seed else short(input, *arguments)
-        if found is not None:
-            return found
         text = text_of(arguments)
         if type(input) is not Tensor and check_tensor(name, input):
             return composed(input, text, *seed)
@@ -101,6 +102,14 @@ def runner(
             )
         return call(overload, input, text, *seed)
 
+    def run(input: Tensor, *arguments: Any, seed: tuple[Tensor, ...] = ()) -> Any:
+        if not (seed or is_tracing()):
+            found = short(input, *arguments)
+            if found is not None:
+                return found
+        return long(input, *arguments, seed=seed)
+
+    run.short, run.long = short, long  # type: ignore[attr-defined]
     return run
 
 
@@ -143,6 +152,11 @@ def _extremum(word: str, n: int, always_indices: bool = False) -> Callable[..., 
         ceil_mode: bool = False,
         return_indices: bool = always_indices,
     ) -> Any:
+        run = values_and_indices if always_indices or return_indices else values
+        if not is_tracing():
+            found = run.short(input, kernel_size, stride, padding, dilation, ceil_mode)
+            if found is not None:
+                return found
         if has_torch_function_unary(input):
             return handle_torch_function(
                 function,
@@ -155,8 +169,7 @@ def _extremum(word: str, n: int, always_indices: bool = False) -> Callable[..., 
                 ceil_mode=ceil_mode,
                 return_indices=return_indices,
             )
-        run = values_and_indices if always_indices or return_indices else values
-        return run(input, kernel_size, stride, padding, dilation, ceil_mode)
+        return run.long(input, kernel_size, stride, padding, dilation, ceil_mode)
 
     name += "_with_indices" if always_indices else ""
     return document(function, name, n, MAX_DOC, word=word)
@@ -181,6 +194,13 @@ def _avg_pool(n: int) -> Callable[..., Any]:
         *,
         dilation: Any = 1,
     ) -> Tensor:
+        if not is_tracing():
+            found = values.short(
+                input, kernel_size, stride, padding, ceil_mode, count_include_pad,
+                divisor_override, dilation,
+            )  # fmt: skip
+            if found is not None:
+                return found
         if has_torch_function_unary(input):
             return handle_torch_function(
                 public,
@@ -194,7 +214,7 @@ def _avg_pool(n: int) -> Callable[..., Any]:
                 dilation=dilation,
                 **({} if n == 1 else {"divisor_override": divisor_override}),
             )
-        return values(
+        return values.long(
             input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override,
             dilation,
         )  # fmt: skip
@@ -260,25 +280,33 @@ def _adaptive(word: str, reducer: str, n: int, form: str = "values") -> Callable
     if form == "values":
 
         def function(input: Tensor, output_size: Any) -> Tensor:
+            if not is_tracing():
+                found = values.short(input, output_size)
+                if found is not None:
+                    return found
             if has_torch_function_unary(input):
                 return handle_torch_function(function, (input,), input, output_size)
             output_size = read(input, output_size)
             if is_plain_mean(input, output_size):
                 return getattr(theirs, name)(input, output_size)
-            return values(input, output_size)
+            return values.long(input, output_size)
 
     else:
         always = form == "indices"
         values_and_indices = bound(f"{name}_with_indices", "plane")
 
         def function(input: Tensor, output_size: Any, return_indices: bool = always) -> Any:
+            run = values_and_indices if always or return_indices else values
+            if not is_tracing():
+                found = run.short(input, output_size)
+                if found is not None:
+                    return found
             if has_torch_function_unary(input):
                 return handle_torch_function(
                     function, (input,), input, output_size, return_indices=return_indices
                 )
             output_size = read(input, output_size)
-            run = values_and_indices if always or return_indices else values
-            return run(input, output_size)
+            return run.long(input, output_size)
 
     name += "_with_indices" if form == "indices" else ""
     return document(function, name, n, ADAPTIVE_DOC, word=word)
