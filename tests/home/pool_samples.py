@@ -67,6 +67,8 @@ def _samples():
                     values, offsets = results["offset"]
                 grad = _distinct(values.shape) - 0.6
                 yield f"{name}_backward", (grad, offsets, x.shape, x.stride(), text, *given)
+                if given:  # the result may be missing
+                    yield f"{name}_backward", (grad, offsets, x.shape, x.stride(), text, x)
 
 
 SAMPLES: dict[str, list[tuple]] = {}

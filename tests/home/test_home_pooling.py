@@ -222,6 +222,19 @@ def test_inference_mode_and_deterministic_algorithms():
         torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.parametrize("watched", [False, True])
+def test_an_activation_may_write_into_a_power_average(watched):
+    """As behind PyTorch's, which keeps no result either; by both ways of a call."""
+    x = torch.rand(1, 2, 9, 9) - 0.5
+    gradients = []
+    for function in (IF.lp_pool2d, torch.nn.functional.lp_pool2d):
+        leaf = x.clone().requires_grad_()
+        with torch.autograd.profiler.profile(enabled=watched):
+            torch.relu_(function(leaf, 2.0, 3, 2)).sum().backward()
+        gradients.append(leaf.grad)
+    torch.testing.assert_close(*gradients)
+
+
 def test_the_profiler_sees_named_operators():
     x = torch.rand(1, 2, 8, 8, requires_grad=True)
     with torch.profiler.profile() as profile:

@@ -51,6 +51,9 @@ OPERATORS = {
 
 # Reducers that draw take a seed.
 _SEEDED = {"stochastic"}
+# Where backward computes the result again: PyTorch's does not keep it either, so an activation behind
+# it may write into it.
+_COMPUTED_AGAIN = {"lp"}
 
 _FORWARD = "(Tensor input, str spec{}) -> "
 _BACKWARD = (
@@ -216,7 +219,8 @@ def _backward_result(
             f"{spec.function}: the gradient has shape {tuple(grad.shape)}, the result {shape}"
         )
     if gradient == "weighted":
-        for tensor, wanted_shape in ((x, size), (result, shape)):
+        given = ((x, size),) if result is None else ((x, size), (result, shape))
+        for tensor, wanted_shape in given:
             if tensor is None or tuple(tensor.shape) != wanted_shape or tensor.dtype != grad.dtype:
                 raise RuntimeError(
                     f"{spec.function}: backward needs the forward call's input and result, {dtype} "
@@ -246,6 +250,10 @@ def _backward_plan(
     found = _backward_result(spec, grad, offsets, size, stride, gradient, x, result)
     if not grad.numel():
         return found.plan(None)
+    layouts: tuple[Sequence[int], ...] = ()
+    if gradient == "weighted":
+        like = result.stride() if result is not None else _forward_result(spec, x, "none").strides
+        layouts = x.stride(), like
     return found.plan(
         backward_runner(
             spec,
@@ -254,7 +262,7 @@ def _backward_plan(
             grad.stride(),
             offsets.stride() if gradient == "winner" else (),
             found.strides,
-            *((x.stride(), result.stride()) if gradient == "weighted" else ()),
+            *layouts,
         )
     )
 
@@ -320,6 +328,8 @@ def _forward_kernel(reducer: str, extra: str) -> Callable[..., Any]:
 
 
 def _backward_kernel(reducer: str) -> Callable[..., Tensor]:
+    again = _forward_kernel(reducer, "none")
+
     def backward(
         grad: Tensor,
         offsets: Tensor | None,
@@ -329,6 +339,8 @@ def _backward_kernel(reducer: str) -> Callable[..., Tensor]:
         x: Tensor | None = None,
         result: Tensor | None = None,
     ) -> Tensor:
+        if x is not None and result is None:
+            result = again(x, text)
         saved = offsets, x, result
         key = (
             reducer, text, grad.dtype, grad.shape, grad.stride(), tuple(size), tuple(stride),
@@ -380,10 +392,14 @@ def gradient_of(text: str) -> str:
     return gradient
 
 
+def _is_computed_again(text: str) -> bool:
+    return spec_from_text(text).reducer in _COMPUTED_AGAIN
+
+
 class _Pooled(torch.autograd.Function):
     """Pooling with a gradient. Keeps what that needs and nothing else.
 
-    For a winner its place in the window, for a weighted sum the input and the result, and
+    For a winner its place in the window, for a weighted sum the input and mostly the result, and
     nothing at all for a mean.
     """
 
@@ -397,7 +413,7 @@ class _Pooled(torch.autograd.Function):
             if ctx.gradient != "winner":
                 values = operator.forward[extra](x, text, *seed)
                 if ctx.gradient == "weighted":
-                    ctx.save_for_backward(x, values)
+                    ctx.save_for_backward(x, *(() if _is_computed_again(text) else (values,)))
                 return values
             values, second = operator.forward["offset"](x, text, *seed)
             ctx.save_for_backward(second)
@@ -569,34 +585,49 @@ def pooling(reducer: str, extra: str, text_of: Callable[..., str]) -> Callable[.
         if not recording:
             return _core.CallPlan(steps, results, returned)
         case = reducer, text, x, gradient
+        kept = {"winner": [len(results)], "weighted": [0, 1]}.get(gradient, [])
+        if reducer in _COMPUTED_AGAIN:
+            kept = [0]
         return _core.CallPlan(
             steps,
             results,
             returned,
             keep,
             [0],
-            {"winner": [len(results)], "weighted": [0, 1]}.get(gradient, []),
-            Note(_pooling_backward(*case), _pooling_backward_at_length(*case)),
+            kept,
+            Note(_pooling_backward(*case, len(kept)), _pooling_backward_at_length(*case)),
         )
 
     return native_call(plan, 1)
 
 
-def _pooling_backward(reducer: str, text: str, x: Tensor, gradient: str) -> Callable[..., Any]:
-    """``call(grad)``, and behind it the offsets of winners, or input and result if it is weighted."""
+def _pooling_backward(
+    reducer: str, text: str, x: Tensor, gradient: str, kept: int
+) -> Callable[..., Any]:
+    """``call(grad)``, and behind it what was kept."""
     size, stride = x.shape, x.stride()
 
     def plan(recording: bool, tensors: tuple[Tensor, ...], arguments: tuple[Any, ...]) -> Any:
         if recording:
             return None
         grad, *saved = tensors
-        found = _backward_plan(reducer, grad, *_saved_places(saved, size, stride, text))
-        places = {"winner": (0, 1, 2, -1, -1), "weighted": (0, -1, 3, 1, 2)}
-        addresses = operands(*places.get(gradient, (0, -1, 1, -1, -1)))
-        result = dtype_name(found.dtype), found.shape, found.strides
-        return _core.CallPlan([(work_of(found.run), addresses)], [result], 1)
+        found = _backward_plan(reducer, grad, *_arguments(gradient, saved, size, stride, text))
+        steps, results = [], [(dtype_name(found.dtype), found.shape, found.strides)]
+        if gradient == "winner":
+            places = 0, 1, 2, -1, -1
+        elif gradient != "weighted":
+            places = 0, -1, 1, -1, -1
+        elif kept == 2:
+            places = 0, -1, 3, 1, 2
+        else:
+            places = 0, -1, 2, 1, 3
+            again = _forward_plan(reducer, saved[0], text, "none")
+            steps.append((work_of(again.run), operands(1, 3, -1, -1)))
+            results.append((dtype_name(again.dtype), again.shape, again.strides))
+        steps.append((work_of(found.run), operands(*places)))
+        return _core.CallPlan(steps, results, 1)
 
-    return native_call(plan, {"winner": 2, "weighted": 3}.get(gradient, 1))
+    return native_call(plan, 1 + kept)
 
 
 def _pooling_backward_at_length(
@@ -606,13 +637,14 @@ def _pooling_backward_at_length(
     size, stride = x.shape, x.stride()
 
     def backward(grad: Tensor, *saved: Tensor) -> Tensor:
-        return OPS[reducer].backward(grad, *_saved_places(saved, size, stride, text))
+        return OPS[reducer].backward(grad, *_arguments(gradient, saved, size, stride, text))
 
     return backward
 
 
-def _saved_places(saved: Sequence[Tensor], *rest: Any) -> tuple[Any, ...]:
-    """The arguments of a pooling's backward behind the gradient."""
-    if len(saved) == 2:
-        return None, *rest, *saved
-    return (saved[0] if saved else None), *rest, None, None
+def _arguments(gradient: str, saved: Sequence[Tensor], *rest: Any) -> tuple[Any, ...]:
+    """The arguments of backward behind the gradient: size, stride and text among what was kept."""
+    if gradient == "winner":
+        return *saved, *rest, None, None
+    x, result = (*saved, None, None)[:2]
+    return None, *rest, x, result
