@@ -13,7 +13,7 @@ demo: $(VENV)/demo
 
 test: $(VENV)/test
 	$(BIN)/python -m ruff check .
-	$(BIN)/python -m pytest -q $(ARGS)
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 bench: $(VENV)/bench
 	$(BIN)/python -m benchmarks.run $(ARGS)

@@ -45,7 +45,7 @@ from transformers import (
 
 import infinitypool as ip
 from benchmarks import report, timing
-from benchmarks.run import _processor
+from benchmarks.run import processor
 
 # --- the networks --------------------------------------------------------------------------
 
@@ -430,10 +430,10 @@ def _cell(row: Row, way: str) -> str:
     """Milliseconds, and how many times as long PyTorch eager took."""
     if way not in row.seconds:
         return "failed" if way in row.failed else "–"
-    text = report._ms(row.seconds[way])
+    text = report.milliseconds(row.seconds[way])
     if way == EAGER or EAGER not in row.seconds:
         return text
-    return f"{text} ({report._times(row.seconds[EAGER], row.seconds[way])})"
+    return f"{text} ({report.fold(row.seconds[EAGER], row.seconds[way])})"
 
 
 def times_table(rows: Iterable[Row]) -> list[str]:
@@ -444,7 +444,7 @@ def times_table(rows: Iterable[Row]) -> list[str]:
         + [_cell(row, way) for way in ways]
         for row in rows
     )
-    return report._table(["network", "input", "layout", "", *ways], body)
+    return report.table(["network", "input", "layout", "", *ways], body)
 
 
 def kinds_table(rows: Iterable[Row]) -> list[str]:
@@ -457,8 +457,8 @@ def kinds_table(rows: Iterable[Row]) -> list[str]:
             bound = f"{total / (total - ours):.2f}×" if way == EAGER else ""
             head = [row.network, row.layout, row.what] if way == EAGER else ["", "", ""]
             shares = [f"{100 * seconds / total:.1f} %" for seconds in kinds.values()]
-            body.append([*head, way, report._ms(total), *shares, bound])
-    return report._table(["network", "layout", "", "", "ms", *KINDS, REST, "at most"], body)
+            body.append([*head, way, report.milliseconds(total), *shares, bound])
+    return report.table(["network", "layout", "", "", "ms", *KINDS, REST, "at most"], body)
 
 
 def agreement_table(found: dict[str, Agreement]) -> list[str]:
@@ -469,7 +469,7 @@ def agreement_table(found: dict[str, Agreement]) -> list[str]:
         done = ", ".join(f"{count} {action}" for action, count in one.optimised.items())
         cells = (f"{one.distances[w]:.0e}" if w in one.distances else "failed" for w in ways)
         body.append([name, f"{one.replaced} of {one.layers}", done or "–", *cells])
-    return report._table(["network", "layers replaced", "optimised", *ways], body)
+    return report.table(["network", "layers replaced", "optimised", *ways], body)
 
 
 def markdown(found: dict[str, Agreement], rows: list[Row], about: dict[str, Any]) -> str:
@@ -517,7 +517,7 @@ def markdown(found: dict[str, Agreement], rows: list[Row], about: dict[str, Any]
         ),
     ]
     if failures:
-        text += ["", "## Failed", "", *report._table(["where", "what", "why"], failures)]
+        text += ["", "## Failed", "", *report.table(["where", "what", "why"], failures)]
     compiling = [row for row in rows if COMPILED in row.first]
     if compiling:
         body = (
@@ -530,7 +530,7 @@ def markdown(found: dict[str, Agreement], rows: list[Row], about: dict[str, Any]
             "",
             "## Seconds of the first call, which compiles",
             "",
-            *report._table(header, body),
+            *report.table(header, body),
         ]
     return "\n".join(text) + "\n"
 
@@ -599,7 +599,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         interrupted = True
     about = {
         "date": time.strftime("%Y-%m-%d %H:%M"),
-        "processor": f"{_processor()}, {platform.system()}",
+        "processor": f"{processor()}, {platform.system()}",
         "python": platform.python_version(),
         "threads": choice.threads,
         "isa": ip.config()["isa"],

@@ -110,7 +110,7 @@ def mark(verdict: Verdict) -> str:
     return f"{word} ({verdict.text})" if verdict.text else word
 
 
-def _ms(seconds: float | None) -> str:
+def milliseconds(seconds: float | None) -> str:
     if not seconds:
         return "–"
     milliseconds = seconds * 1e3
@@ -119,7 +119,7 @@ def _ms(seconds: float | None) -> str:
     ) else f"{milliseconds:.0f}"  # fmt: skip
 
 
-def _times(numerator: float | None, denominator: float | None) -> str:
+def fold(numerator: float | None, denominator: float | None) -> str:
     return f"{numerator / denominator:.2f}×" if numerator and denominator else "–"
 
 
@@ -138,17 +138,26 @@ def cells(row: Row) -> list[str]:
     elif case.measure == "threads":
         one = row.seconds.get(f"{OURS}, 1 thread")
         gain = f"{row.values['gain']:.2f}× by threads" if "gain" in row.values else "–"
-        times = [_ms(ours), _speed(row), _times(ours, row.floor), "", "", "", gain, _ms(one)]
+        times = [
+            milliseconds(ours),
+            _speed(row),
+            fold(ours, row.floor),
+            "",
+            "",
+            "",
+            gain,
+            milliseconds(one),
+        ]
     else:
         times = [
-            _ms(ours),
+            milliseconds(ours),
             _speed(row) if case.measure != "latency" else "",
-            _times(ours, row.floor),
-            _ms(row.seconds.get("PyTorch")),
-            _times(row.seconds.get("PyTorch"), ours),
-            f"{other[0]} {_ms(other[1])}" if other else "–",
-            _times(other[1], ours) if other else "–",
-            _ms(row.reference) if row.reference else "",
+            fold(ours, row.floor),
+            milliseconds(row.seconds.get("PyTorch")),
+            fold(row.seconds.get("PyTorch"), ours),
+            f"{other[0]} {milliseconds(other[1])}" if other else "–",
+            fold(other[1], ours) if other else "–",
+            milliseconds(row.reference) if row.reference else "",
         ]
     return [case.name, *times, case.bar.text() or "–", mark(judge(row))]
 
@@ -157,7 +166,7 @@ def _speed(row: Row) -> str:
     return f"{row.case.moved_bytes / row.ours / 1e9:.1f}" if row.ours else "–"
 
 
-def _table(header: Iterable[str], body: Iterable[Iterable[str]]) -> list[str]:
+def table(header: Iterable[str], body: Iterable[Iterable[str]]) -> list[str]:
     header = list(header)
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     return lines + ["| " + " | ".join(cell or " " for cell in line) + " |" for line in body]
@@ -198,23 +207,25 @@ def markdown(rows: list[Row], about: dict[str, Any]) -> str:
     for row in rows:
         groups.setdefault(row.case.group, []).append(row)
     for group, members in groups.items():
-        text += ["", f"## {group}", "", *_table(COLUMNS, (cells(row) for row in members))]
+        text += ["", f"## {group}", "", *table(COLUMNS, (cells(row) for row in members))]
     names = list(dict.fromkeys(name for row in rows for name in row.seconds))
     shown = [row for row in rows if row.best_other and row.case.measure == "forward"]
     if shown:
-        body = ([row.case.name, *(_ms(row.seconds.get(n)) for n in names)] for row in shown)
-        text += ["", "## Everyone, milliseconds", "", *_table(["case", *names], body)]
+        body = (
+            [row.case.name, *(milliseconds(row.seconds.get(n)) for n in names)] for row in shown
+        )
+        text += ["", "## Everyone, milliseconds", "", *table(["case", *names], body)]
     reasons: dict[tuple[str, str], int] = {}
     for row in rows:
         for peer, reason in row.skipped.items():
             reasons[peer, reason] = reasons.get((peer, reason), 0) + 1
     if reasons:
         body = ([peer, reason, str(n)] for (peer, reason), n in reasons.items())
-        text += ["", "## Not taking part", "", *_table(["peer", "reason", "rows"], body)]
+        text += ["", "## Not taking part", "", *table(["peer", "reason", "rows"], body)]
     wrong = [(row, peer, how) for row in rows for peer, how in row.wrong.items()]
     if wrong:
         body = ([row.case.name, peer, how] for row, peer, how in wrong)
-        text += ["", "## Other results than ours", "", *_table(["case", "peer", "how"], body)]
+        text += ["", "## Other results than ours", "", *table(["case", "peer", "how"], body)]
     return "\n".join(text) + "\n"
 
 
@@ -343,7 +354,7 @@ def chart(path: Path, rows: list[Row], about: dict[str, Any]) -> bool:
             widths = [row.seconds[n] * 1e3 for n in present]
             axis.barh(places, widths, 0.86, color=[COLOURS[n] for n in present])
             for place, width in zip(places, widths, strict=True):
-                axis.text(width * 1.06, place, _ms(width / 1e3), va="center", fontsize=7)
+                axis.text(width * 1.06, place, milliseconds(width / 1e3), va="center", fontsize=7)
             if row.floor:
                 ends = [top - 0.5, places[-1] + 0.5]
                 axis.plot([row.floor * 1e3] * 2, ends, color="black", lw=1.2, ls="--")

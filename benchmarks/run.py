@@ -180,7 +180,7 @@ MEASURES = {
 }
 
 
-def _processor() -> str:
+def processor() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -271,7 +271,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     about = {
         "date": time.strftime("%Y-%m-%d %H:%M"),
-        "processor": f"{_processor()}, {platform.system()}",
+        "processor": f"{processor()}, {platform.system()}",
         "python": platform.python_version(),
         "threads": choice.threads,
         "infinitypool": ", ".join(f"{k} {v}" for k, v in ip.config().items() if k in {"isa"}),

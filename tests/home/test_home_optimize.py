@@ -174,7 +174,7 @@ NETWORKS = {
         PICTURES,
         {"folded": 6},
     ),
-    "dense": (Dense, PICTURES, {"fused": 3, "moved": 1}),
+    "dense": (Dense, PICTURES, {"fused": 4, "moved": 1}),
     "unet": (UNet, PICTURES, {"folded": 2, "fused": 1}),
     "transformer": (
         Transformer,
@@ -282,7 +282,7 @@ def test_a_norm_goes_behind_a_maximum_only_if_it_rises():
     falling = copy.deepcopy(rising)
     nn.init.constant_(falling[0].weight, -1.0)
     result = optimized(falling, *PICTURES)
-    assert graph_kinds(result) == ["BatchNorm2d", "MaxPool2d", "ReLU"]
+    assert graph_kinds(result) == ["BatchNormPool2d", "ReLU"]
 
 
 def test_a_norm_goes_behind_a_mean():
