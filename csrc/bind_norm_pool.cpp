@@ -7,6 +7,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "bind.hpp"
+#include "call.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -38,5 +39,14 @@ void bind_norm_pool(nb::module_& m) {
             const auto at = [](std::uintptr_t p) { return reinterpret_cast<void*>(p); };
             self.run(at(x), at(out), at(weight), at(bias), at(mean), at(var));
           },
-          "x"_a, "out"_a, "weight"_a, "bias"_a, "mean"_a, "var"_a);
+          "x"_a, "out"_a, "weight"_a, "bias"_a, "mean"_a, "var"_a)
+      .def(
+          "work",
+          [](const NormPool& self) {
+            return Work{[&self](void* const* p, std::uint64_t) {
+              self.run(p[0], p[1], p[2], p[3], p[4], p[5]);
+              return true;
+            }};
+          },
+          nb::keep_alive<0, 1>());
 }

@@ -33,7 +33,7 @@ WINDOWS = {
     "power mean": samples.window("lp", 3, parameters=(2.0,)),
 }
 # Blocks of several samples, of channels, of bands; each with a rest.
-SHAPES = ((37, 3, 11, 13), (3, 17, 61, 67), (2, 5, 401, 139), (1, 1, 23, 9))
+SHAPES = ((37, 3, 11, 13), (3, 17, 61, 67), (1, 2, 401, 301), (1, 1, 23, 9))
 
 
 def numbers(shape, dtype, layout=torch.contiguous_format, seed=0):
@@ -168,6 +168,26 @@ def test_autocast_takes_volumes_in_float32():
         one, two = norm_pool.norm_pool(*arguments), two_passes(*arguments)
     assert one.dtype == two.dtype == torch.float32
     torch.testing.assert_close(one, two, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_layer_is_the_operator(layout):
+    norm = ip.nn.BatchNorm2d(5, activation="silu").eval()
+    norm.weight.data, norm.bias.data, *given = samples.parameters(5, torch.float32)
+    norm.running_mean, norm.running_var = given
+    layer = norm_pool.BatchNormPool2d(5, activation="silu").eval()
+    layer.load_state_dict(norm.state_dict())
+    layer.pool(norm_pool.pool_text("max_pool2d", {"kernel_size": 3, "stride": 2}))
+    x = numbers((2, 5, 31, 33), torch.float32, LAYOUTS[layout])
+    wanted = ip.nn.functional.max_pool2d(norm(x), 3, 2)
+    with torch.no_grad():
+        assert torch.equal(layer(x), wanted)
+    torch.testing.assert_close(layer(x), wanted)  # with a gradient to record, by arithmetic
+    assert layer(x).requires_grad
+    with pytest.raises(ValueError, match="expected 4D input"):
+        layer(x[0])
+    with pytest.raises(RuntimeError, match="batch_norm: running_mean"), torch.no_grad():
+        layer(x[:, :4])
 
 
 # --- optimize ------------------------------------------------------------------------------

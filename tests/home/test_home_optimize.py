@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
+import operator
+from collections import deque
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torch import nn
 
 import infinitypool as ip
 import infinitypool.nn.functional as F
-from infinitypool.nn.regions import Optimized, Specialised
+from infinitypool.nn.regions import Optimized, Specialised, expect_batch
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 2e-5, torch.bfloat16: 6e-2}
 
@@ -325,6 +327,114 @@ def test_what_falls_somewhere_stays_before_a_maximum(activation):
     assert "moved" not in optimized(model, *PICTURES).report.counts
 
 
+def test_softplus_falls_at_its_threshold():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Softplus(threshold=0), nn.MaxPool2d(2)).eval()
+    small = torch.full((1, 3, 8, 8), 1e-3)  # the example alone does not show it
+    assert "moved" not in optimized(model, small, 4 * PICTURES[0] - 2).report.counts
+
+
+class InPlace(nn.Module):
+    """Somebody sees what an in-place function changes, though not for every input."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.conv, self.norm, self.how = nn.Conv2d(3, 3, 3), nn.LayerNorm(6), how
+        nn.init.constant_(self.conv.bias, 3.0)  # nothing to change for small inputs
+
+    def forward(self, x):
+        x = self.conv(x)
+        if self.how == "later":
+            y = theirs.max_pool2d(torch.relu_(x), 2)
+            return y.sum() + x.sum()
+        if self.how == "view":
+            rows = x.flatten(1)
+            y = theirs.max_pool2d(torch.relu_(x), 2)
+            return y.sum() + rows.sum()
+        if self.how == "between":
+            y = torch.tanh(x)
+            torch.relu_(x)
+            return theirs.max_pool2d(y, 2)
+        y = x + torch.tanh(x)
+        torch.relu_(x)
+        return self.norm(y)
+
+
+@pytest.mark.parametrize("how", ["later", "view", "between", "sum"])
+def test_nothing_moves_past_a_change_in_place(how):
+    model = InPlace(how).eval()
+    x = torch.rand(2, 3, 8, 8)
+    result = optimized(model, x, x - 10)
+    assert {action for _, action in actions(result)} <= {"replaced"}
+
+
+def test_a_change_in_place_that_nobody_sees():
+    class Alone(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.linear, self.norm = nn.Conv2d(3, 3, 3), nn.Linear(6, 8), nn.LayerNorm(8)
+
+        def forward(self, x):
+            x = theirs.max_pool2d(torch.relu_(self.conv(x)), 2)
+            y = self.linear(x)
+            y += self.linear(x)
+            return self.norm(y)
+
+    result = optimized(Alone().eval(), torch.rand(2, 3, 14, 14), torch.rand(1, 3, 17, 14))
+    counts = {a: n for a, n in result.report.counts.items() if a != "replaced"}
+    assert counts == {"moved": 1, "fused": 1}
+
+
+class ByName(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.relu = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()
+        self.pool, self.drop, self.point = nn.MaxPool2d(2), nn.Dropout(), nn.Conv2d(4, 4, 1)
+        self.mean, self.group = nn.AvgPool2d(2), nn.GroupNorm(2, 4)
+
+    def forward(self, x):
+        x = self.norm(input=self.conv(input=x))
+        x = self.drop(input=self.pool(input=self.relu(input=x)))
+        x = self.mean(input=self.point(input=x))
+        x = theirs.relu(input=self.group(input=x))
+        x = theirs.dropout(input=x, p=0.5, training=self.training)
+        return theirs.max_pool2d(input=theirs.silu(input=x), kernel_size=2)
+
+
+def test_layers_called_by_name():
+    result = optimized(evaluated(ByName()), *PICTURES)
+    counts = {a: n for a, n in result.report.counts.items() if a != "replaced"}
+    assert counts == {"dropped": 2, "folded": 1, "moved": 2, "fused": 1}
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("stem", ["Conv", "ConvTranspose"])
+def test_a_folded_norm_still_asks_for_a_batch(n, stem):
+    conv, norm = getattr(nn, f"{stem}{n}d"), getattr(nn, f"BatchNorm{n}d")
+    model = nn.Sequential(conv(3, 8, 1), norm(8), nn.ReLU(), conv(8, 8, 1), norm(8))
+    model = evaluated(model)
+    x = torch.rand(2, 3, *[8] * n)
+    result = optimized(model, x)
+    assert result.report.counts["folded"] == 2
+    with pytest.raises(ValueError, match=f"expected an input with {2 + n} axes.*got {1 + n}"):
+        result(x[0])
+    checks = [node for node in result.graph.nodes if node.target is expect_batch]
+    assert len(checks) == 1  # the second is certain
+    stored = copy.deepcopy(result)
+    with pytest.raises(ValueError, match="expected an input"):
+        stored(x[0])
+
+
+def test_a_norm_over_a_single_line_is_not_folded():
+    model = evaluated(nn.Sequential(nn.Conv1d(3, 8, 1), nn.BatchNorm1d(8)))
+    nn.init.constant_(model[1].running_mean, 0.0)  # every feature the same
+    for name in ("running_var", "weight"):
+        nn.init.constant_(getattr(model[1], name), 1.0)
+    nn.init.constant_(model[1].bias, 0.0)
+    result = optimized(model, torch.rand(3, 8))
+    (left,) = result.report.left
+    assert "not given a batch" in left.note
+
+
 class Twice(nn.Module):
     def __init__(self, how):
         super().__init__()
@@ -378,7 +488,11 @@ def test_all_convolutions_fold(n, transposed):
 
 def test_a_linear_layer_folds_where_it_gives_rows_of_features():
     rows = evaluated(nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4)))
-    assert graph_kinds(optimized(rows, torch.rand(3, 5), torch.rand(7, 5))) == ["Linear"]
+    result = optimized(rows, torch.rand(3, 5), torch.rand(7, 5), torch.rand(2, 4, 5))
+    assert graph_kinds(result.traced) == ["Linear"]
+    flat = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4), nn.BatchNorm1d(4))
+    result = optimized(evaluated(flat), *PICTURES)  # two axes are certain
+    assert graph_kinds(result)[-1] == "Linear"
     lines = evaluated(nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4)))
     assert "folded" not in optimized(lines, torch.rand(3, 4, 5)).report.counts
 
@@ -455,6 +569,64 @@ def test_a_module_that_stores_what_it_sees_is_left():
     assert [row.note for row in result.report.left] == ["stores an attribute while it runs: last"]
     assert result.last.shape == (1, 8, 32, 16)
     assert ("block.1", "folded") in actions(result)
+
+
+@pytest.mark.parametrize("kind", [list, dict, set, deque])
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_module_that_fills_a_container_is_left(kind, nested):
+    class Filling(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block, self.kept = vgg()[:4], (kind(), {"inner": kind()})
+
+        def forward(self, x):
+            kept = self.kept[1]["inner"] if nested else self.kept[0]
+            y = self.block(x)
+            if kind is dict:
+                kept[x.shape[-1]] = y
+            elif kind is set:
+                kept.add(x.shape[-1])
+            else:
+                kept.append(y)
+            return y
+
+    result = ip.optimize(evaluated(Filling()), PICTURES[0])
+    assert [row.note for row in result.report.left] == ["stores an attribute while it runs: kept"]
+    assert ("block.1", "folded") in actions(result)
+    for container in (result.kept[0], result.kept[1]["inner"]):
+        found = [*container.values()] if kind is dict else [*container]
+        assert all(type(value) in (torch.Tensor, int) for value in found)
+        container.clear()
+    result(PICTURES[1])
+    assert len(result.kept[1]["inner"] if nested else result.kept[0]) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor"]
+)
+def test_an_argument_is_changed_as_the_model_does(name):
+    class Changing(nn.Module):
+        def forward(self, x):
+            n = size = x.shape[0]
+            n += 1  # makes another number
+            y = getattr(operator, name)(x, 2)
+            return theirs.relu(theirs.dropout(y, 0.5, False)) + (n - size)
+
+    whole = name in ("iand", "ior", "ixor")
+    x = torch.randint(-9, 9, (4, 5)) if whole else torch.randn(4, 5)
+    mine, wanted = x.clone(), x.clone()
+    result = ip.optimize(Changing().eval(), x.clone())
+    assert result.report.counts["dropped"] == 1
+    assert torch.equal(result(mine), Changing()(wanted))
+    assert torch.equal(mine, wanted) and not torch.equal(mine, x)
+
+
+def test_it_works_in_inference_mode():
+    model = evaluated(vgg())
+    with torch.inference_mode():
+        result = ip.optimize(model, torch.rand(1, 3, 32, 32))
+    assert not any(t.is_inference() for t in result.state_dict().values())
+    assert_close(result(PICTURES[1]), model(PICTURES[1]))
 
 
 def test_hooks_run_as_before():

@@ -102,7 +102,6 @@ def test_spp_of_sliced_inputs_and_on_threads():
         (IF.sppf, (5, 2.0), TypeError),
         (IF.sppf, ("5",), TypeError),
     ],
-    ids=str,
 )
 def test_spp_refuses(function, arguments, error):
     for leaf in (torch.rand(1, 2, 9, 9), torch.rand(1, 2, 9, 9, requires_grad=True)):

@@ -499,7 +499,6 @@ def test_gem_module():
         (IF.quantile_pool2d, {"q": 0.5, "method": "middle"}, "method="),
         (IF.mixed_pool2d, {"alpha": 2}, "alpha=2"),
     ],
-    ids=str,
 )
 def test_bad_parameters(function, named, word):
     for x in (torch.rand(1, 1, 4, 4), torch.rand(1, 1, 4, 4, requires_grad=True)):

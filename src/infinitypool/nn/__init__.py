@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import torch
 
-from . import dropouts, functional, modules, norm_modules, standin, sync
+from . import dropouts, functional, modules, norm_modules, norm_pool, standin, sync  # noqa: F401
 from .dropouts import *  # noqa: F403
 from .modules import *  # noqa: F403
 from .norm_modules import *  # noqa: F403

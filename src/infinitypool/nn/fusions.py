@@ -7,6 +7,7 @@ gives, so that nobody misses what is no longer computed.
 from __future__ import annotations
 
 import copy
+import inspect
 import operator
 from collections.abc import Callable
 from math import prod
@@ -20,7 +21,7 @@ from torch.nn.utils import parametrize
 from . import functional as F
 from . import modules, norm_modules, norm_pool, sync
 from .dropouts import __all__ as _dropout_names
-from .regions import Optimized, has_hooks, join
+from .regions import Optimized, expect_batch, expect_length, has_hooks, join
 from .report import LEFT, Report
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -82,16 +83,15 @@ _NORM_FUNCTIONS = {
 class _Activation(NamedTuple):
     name: str
     slope: float
-    in_place: bool
     rises: bool  # nowhere falls, so that the largest of results is the result of the largest
 
 
-# Layer to name; those in the second table never fall.
+# Layer to name; those in the second table never fall. Softplus does, at its threshold.
 _FUSED = {nn.ReLU: "relu", nn.LeakyReLU: "leaky_relu", nn.SiLU: "silu", nn.GELU: "gelu"}
 _RISING = {
     nn.ReLU: "relu", nn.ReLU6: "relu6", nn.Hardtanh: "hardtanh", nn.Sigmoid: "sigmoid",
     nn.Tanh: "tanh", nn.Hardsigmoid: "hardsigmoid", nn.Softsign: "softsign",
-    nn.LogSigmoid: "logsigmoid", nn.Softplus: "softplus", nn.SELU: "selu",
+    nn.LogSigmoid: "logsigmoid", nn.SELU: "selu",
 }  # fmt: skip
 _NAMES = {*_FUSED.values(), *_RISING.values()}
 _FUNCTIONS = {
@@ -117,10 +117,12 @@ class Fuser:
         self.path, self.traced, self.report = path, traced, report
         self.graph = traced.graph
         self.unfolded: dict[fx.Node, str] = {}
+        self.folded: set[fx.Node] = set()
 
     def run(self) -> None:
         """All passes, in an order in which one makes way for the next."""
         for one_pass in (
+            self.arrange,
             self.drop,
             self.fold,
             self.move_behind_pools,
@@ -129,6 +131,7 @@ class Fuser:
             self.activate,
             self.pool,
             self.replace_functions,
+            self.expect_axes,
         ):
             one_pass()
         for node in self.graph.nodes:
@@ -185,16 +188,15 @@ class Fuser:
         """What a node does, if it is an activation of one tensor."""
         if (layer := self.layer(node)) is not None:
             kind = type(layer)
-            in_place = getattr(layer, "inplace", False)
             if kind is nn.PReLU:
                 slope = layer.weight
                 if slope.numel() != 1 or slope.requires_grad and torch.is_grad_enabled():
                     return None
-                return _rated("leaky_relu", float(slope), False)
+                return _rated("leaky_relu", float(slope))
             if kind is nn.GELU and layer.approximate != "none":
                 return None
             name = _FUSED.get(kind) or _RISING.get(kind)
-            return _rated(name, getattr(layer, "negative_slope", 0.0), in_place) if name else None
+            return _rated(name, getattr(layer, "negative_slope", 0.0)) if name else None
         if not isinstance(node, fx.Node) or not node.args:
             return None
         if node.op == "call_method" and node.target in _METHODS:
@@ -212,7 +214,7 @@ class Fuser:
         slope = rest.get("negative_slope", 0.01)
         if not isinstance(slope, (int, float)):
             return None
-        return _rated(name.rstrip("_"), slope, name[-1] == "_" or rest.get("inplace") is True)
+        return _rated(name.rstrip("_"), slope)
 
     def window(self, node: Any) -> _Window | None:
         """What a node pools, if that is all that it gives."""
@@ -236,7 +238,7 @@ class Fuser:
         if not isinstance(node, fx.Node) or node.op != "call_function":
             return None
         name = _POOL_FUNCTIONS.get(node.target)
-        if name is None:
+        if name is None or not node.args:
             return None
         if name.startswith("adaptive"):
             size = node.args[1] if len(node.args) > 1 else node.kwargs.get("output_size")
@@ -249,13 +251,35 @@ class Fuser:
             return None
         return _sliding("max" if "max" in name else "mean", given)
 
-    def is_fresh(self, node: Any) -> bool:
-        """Whether a node gives memory of its own, which nobody else sees."""
-        if (layer := self.layer(node)) is not None:
+    def owns(self, node: fx.Node) -> bool:
+        """Whether nobody else sees the memory that a node is given first, so that it may change."""
+        given = node.args[0]
+        if not isinstance(given, fx.Node) or self.only_user(given) is not node:
+            return False
+        if (layer := self.layer(given)) is not None:
             return isinstance(layer, _MAKERS)
-        return isinstance(node, fx.Node) and node.op == "call_function" and node.target in _MAKING
+        return given.op == "call_function" and given.target in _MAKING
+
+    def quiet(self, first: fx.Node, last: fx.Node) -> bool:
+        """Whether nothing between two nodes changes a tensor, so that the first may run later."""
+        while (first := first.next) is not last:
+            if first.meta.get("changes"):
+                return False
+        return True
 
     # --- passes -----------------------------------------------------------------------------
+
+    def arrange(self) -> None:
+        """What a layer or a function works on comes first, though it was given by its name."""
+        for node in self.graph.nodes:
+            name = None
+            if (layer := self.layer(node)) is not None:
+                name = next(iter(inspect.signature(layer.forward).parameters), None)
+            elif node.op == "call_function" and node.target in _NAMED:
+                name = "input"
+            if name in node.kwargs and not node.args:
+                kwargs = dict(node.kwargs)
+                node.args, node.kwargs = (kwargs.pop(name),), kwargs
 
     def drop(self) -> None:
         """Remove what does nothing in evaluation."""
@@ -294,6 +318,7 @@ class Fuser:
                 self.unfolded[node] = reason
                 continue
             self.say(node, "folded", f"into {self.name_of(before)}")
+            self.folded.add(before)
             _put(self.traced, before.target, folded)
             node.replace_all_uses_with(before)
             self.graph.erase_node(node)
@@ -317,8 +342,11 @@ class Fuser:
             return f"the result of {self.name_of(before)} is used elsewhere too"
         if self.times(before) > 1:
             return f"{self.name_of(before)} is called {self.times(before)} times"
-        if kind is nn.Linear and len(before.meta.get("shape", ())) != 2:
+        axes = len(before.meta.get("shape", ()))
+        if kind is nn.Linear and axes != 2:
             return f"{self.name_of(before)} has other axes than its features behind the batch"
+        if axes != _axes(layer):
+            return f"{self.name_of(before)} is not given a batch"
         return None
 
     def move_behind_pools(self) -> None:
@@ -336,7 +364,7 @@ class Fuser:
                 before = node.args[0]
                 if not isinstance(before, fx.Node) or self.only_user(before) is not node:
                     continue
-                if not self._commutes(before, window):
+                if not (self._commutes(before, window) and self.quiet(before, node)):
                     continue
                 self.say(before, "moved", f"behind {self.name_of(node)}")
                 x = before.args[0]
@@ -353,7 +381,7 @@ class Fuser:
     def _commutes(self, node: fx.Node, window: _Window) -> bool:
         """Whether a node may as well do to windows what it does to their elements."""
         if window.reducer == "max" and (activation := self.activation(node)) is not None:
-            return activation.rises and (not activation.in_place or self.is_fresh(node.args[0]))
+            return activation.rises and (not node.meta.get("changes") or self.owns(node))
         norm = self.layer(node)
         if type(norm) not in _BATCH_NORMS or norm.running_var is None or norm.running_mean is None:
             return False
@@ -392,7 +420,11 @@ class Fuser:
             total = node.args[0] if len(node.args) == 1 and not node.kwargs else None
             if add is None or not isinstance(total, fx.Node) or self.times(node) > 1:
                 continue
-            if total.op != "call_function" or total.target not in (operator.add, torch.add):
+            if total.op != "call_function" or not (
+                total.target in (operator.add, torch.add)
+                or total.target is operator.iadd
+                and self.owns(total)
+            ):
                 continue
             if len(total.args) != 2 or total.kwargs:
                 continue
@@ -402,6 +434,8 @@ class Fuser:
             # The sum is computed where the norm was: everybody who sees it comes later.
             order = {n: i for i, n in enumerate(self.graph.nodes)}
             if any(order[user] < order[node] for user in total.users):
+                continue
+            if not self.quiet(total, node):
                 continue
             self.say(node, "fused", f"with the sum before it{self._inside(total)}")
             _put(self.traced, node.target, _duplicate(add, norm))
@@ -511,13 +545,46 @@ class Fuser:
                 self.say(node, "replaced", "by ours")
                 node.target = _OURS[node.target]
 
+    def expect_axes(self) -> None:
+        """Have the graph look how many axes it gets where a norm was folded.
+
+        The norm would find its features on the second axis, its layer counts from the last.
+        """
+        known: dict[fx.Node, int | None] = {}
+        for node in [*self.graph.nodes]:
+            layer, axes = self.layer(node), [known.get(n) for n in node.all_input_nodes]
+            if node in self.folded and axes != [wanted := _axes(layer)]:
+                with self.graph.inserting_before(node):
+                    if type(layer) is nn.Linear:  # takes any number of axes, and so does the norm
+                        shape = self.graph.call_function(getattr, (node.args[0], "shape"))
+                        check = self.graph.call_function(expect_length, (shape, wanted))
+                    else:
+                        check = self.graph.call_function(expect_batch, (node.args[0], wanted))
+                check.meta["is_wrapped"] = True
+                axes = [wanted]
+            if type(layer) in _KEEPING or self.activation(node) is not None or _adds(node):
+                known[node] = axes[0] if len({*axes}) == 1 else None
+            elif type(layer) is nn.Flatten and (layer.start_dim, layer.end_dim) == (1, -1):
+                known[node] = 2
+            elif node.target in (torch.flatten, "flatten") and node.args[1:] == (1,):
+                known[node] = 2 if not node.kwargs else None
+
 
 # --- parts -----------------------------------------------------------------------------------
 
 
-def _rated(name: str, slope: float, in_place: bool) -> _Activation:
+def _rated(name: str, slope: float) -> _Activation:
     rises = name in _RISING.values() or name == "leaky_relu" and slope >= 0
-    return _Activation(name, float(slope), in_place, rises)
+    return _Activation(name, float(slope), rises)
+
+
+def _axes(layer: Any) -> int:
+    """How many axes a layer's result has where its features lie on the second."""
+    return 2 if type(layer) is nn.Linear else 2 + len(layer.kernel_size)
+
+
+def _adds(node: fx.Node) -> bool:
+    return node.op == "call_function" and node.target in (operator.add, operator.iadd, torch.add)
 
 
 def _sliding(reducer: str, given: dict[str, Any]) -> _Window | None:
@@ -671,6 +738,10 @@ _MAKING: set[Callable[..., Any]] = {
     operator.add, operator.mul, operator.sub, torch.add, torch.cat, torch.matmul, theirs.conv1d,
     theirs.conv2d, theirs.conv3d, theirs.linear,
 }  # fmt: skip
+
+
+_KEEPING = {*_MAKERS, *_ADAPTIVE_MAX, *_ADAPTIVE_AVG, *_DROPS}  # as many axes as they are given
+_NAMED = {*_FUNCTIONS, *_POOL_FUNCTIONS, *_NORM_FUNCTIONS, *_DROP_FUNCTIONS}
 
 
 def fuse(path: str, traced: Optimized) -> Report:

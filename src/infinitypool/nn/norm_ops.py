@@ -19,13 +19,11 @@ nobody looks, the short way has the core do it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
-from math import prod, sqrt, tau
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as theirs
 from torch import Tensor
 from torch._C._functorch import is_legacy_batchedtensor
 from torch.autograd import forward_ad
@@ -39,29 +37,27 @@ from ..plan_norm import (
     native_norm,
     readable_strides,
 )
-from ..spec import TORCH, Layout, NormSpec, norm_spec_from_text
+from ..spec import NormSpec
 from .calls import apply_of, operands
 from .calls import call as native_call
+from .norm_elsewhere import (
+    SAVED,
+    TENSORS,
+    Optional,
+    Results,
+    Saved,
+    Tensors,
+    by_channel,
+    composed_backward,
+    composed_parts,
+    norm_spec_of,
+)
 from .ops import dtype_name, recycled
 from .registry import HALVES, define, transforms
 
 _below_autograd = torch._C._AutoDispatchBelowAutograd
 _grad_enabled = torch.is_grad_enabled
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-
-Optional = Tensor | None
-
-Tensors = Sequence[Optional]
-_TENSORS = ("input", "residual", "weight", "bias", "mean", "var")
-"""Mean and variance are given ones, or running ones to be moved."""
-
-Saved = Sequence[Optional]
-_SAVED = ("grad_output", "input", "weight", "bias", "statistics", "mean", "var")
-"""Statistics are those of the input. Otherwise there are a mean and a variance, which were given."""
-
-Results = tuple[Tensor, Optional, Optional]
-"""The result, the sum of input and residual, the statistics; or gradients."""
-
 
 # --- what the kernels take -----------------------------------------------------------------
 
@@ -103,13 +99,6 @@ def _layout(tensor: Optional) -> tuple[Any, ...] | None:
     return None if tensor is None else (tensor.dtype, tensor.shape, tensor.stride())
 
 
-def _norm_spec(text: str) -> NormSpec:
-    spec = norm_spec_from_text(text)
-    if spec.front is not TORCH:
-        raise ValueError(f"spec {text!r} does not belong to this front")
-    return spec
-
-
 def check(
     spec: NormSpec,
     x: Tensor,
@@ -141,7 +130,7 @@ def make_plan(
     shape, strides = tuple(x.shape), x.stride()
     given = mean is not None and not moving
     if given and spec.kind == "instance":  # a channel has the same statistics in every sample
-        spec = _by_channel(spec)
+        spec = by_channel(spec)
     layout = spec.layout(shape)
     out_strides = dense_strides(shape, strides)
     dense = all(t is None or t.is_contiguous() for t in (weight, bias, mean))
@@ -169,10 +158,6 @@ def make_plan(
         (2 if spec.centered else 1, layout.region_count),
         spec,
     )
-
-
-def _by_channel(spec: NormSpec) -> NormSpec:
-    return replace(spec, kind="batch")
 
 
 def _copied(x: Tensor, strides: tuple[int, ...]) -> Tensor:
@@ -231,7 +216,7 @@ def _norm(text: str, tensors: Tensors, keep: bool = False) -> Results:
     plan = _plans.get(key)
     if plan is None:
         if not takes(text, x, residual, weight):
-            return _composed(text, tensors, keep)
+            return composed_parts(text, tensors, keep)
         plan = _plans.keep(key, _forward_plan(text, tensors, False))
     native, shape, strides, small, (rows, regions), spec = plan
     if native is None:
@@ -260,12 +245,12 @@ def _norm(text: str, tensors: Tensors, keep: bool = False) -> Results:
 
 def _checked(text: str, tensors: Tensors, moving: bool) -> NormSpec:
     x, _, weight, bias, mean, var = tensors
-    spec = _norm_spec(text)
+    spec = norm_spec_of(text)
     if (mean is None) != (var is None):
         raise ValueError(
             f"{spec.function}: running_mean and running_var must both be given or both be None"
         )
-    for name, tensor in zip(_TENSORS, tensors, strict=True):
+    for name, tensor in zip(TENSORS, tensors, strict=True):
         if tensor is not None and tensor.device != x.device:
             raise RuntimeError(
                 f"{spec.function}: {name} is on the device {tensor.device}, the input on {x.device}"
@@ -311,7 +296,7 @@ def _norm_backward(text: str, saved: Saved, wanted: Sequence[bool]) -> tuple[Opt
     plan = _plans.get(key)
     if plan is None:
         if not x.numel():
-            return _composed_backward(text, saved, wanted)
+            return composed_backward(text, saved, wanted)
         plan = _plans.keep(key, _backward_plan(text, saved))
     native, shape, strides, _, (rows, regions), _ = plan
     if native is None:
@@ -337,7 +322,7 @@ def _norm_backward(text: str, saved: Saved, wanted: Sequence[bool]) -> tuple[Opt
 def _checked_backward(text: str, saved: Saved) -> tuple[NormSpec, tuple[int, int]]:
     """Also returns the shape of the input's statistics."""
     grad, x, weight, bias, statistics, mean, var = saved
-    spec = _norm_spec(text)
+    spec = norm_spec_of(text)
     check(spec, x, {"weight": weight, "bias": bias}, {"mean": mean, "var": var}, mean is None)
     if grad.shape != x.shape or grad.dtype != x.dtype:
         raise RuntimeError(
@@ -383,7 +368,7 @@ def _statistics_shape(spec: NormSpec, x: Tensor) -> tuple[int, int]:
 def _shape(text: str, tensors: Tensors, keep: bool) -> Results:
     x, residual, weight, *_ = tensors
     if not takes(text, x, residual, weight):
-        return _composed(text, tensors, keep)
+        return composed_parts(text, tensors, keep)
     spec = _checked(text, tensors, False)
     statistics = None
     if keep:
@@ -398,130 +383,6 @@ def _backward_shape(text: str, saved: Saved, wanted: Sequence[bool]) -> tuple[Op
     of_weight = torch.empty_like(weight) if wanted[1] and weight is not None else None
     of_bias = torch.empty_like(bias) if wanted[2] and bias is not None else None
     return of_x, of_weight, of_bias
-
-
-# --- composed of PyTorch's operators -------------------------------------------------------
-
-
-def activated(y: Tensor, activation: str, slope: float) -> Tensor:
-    if activation == "none":
-        return y
-    return (
-        theirs.leaky_relu(y, slope)
-        if activation == "leaky_relu"
-        else getattr(theirs, activation)(y)
-    )
-
-
-def _composed(text: str, tensors: Tensors, keep: bool = False, momentum: Any = None) -> Results:
-    x, residual, weight, bias, mean, var = tensors
-    spec = _norm_spec(text)
-    total = None
-    if residual is not None:
-        x = total = x + residual
-    of_input = mean is None or momentum is not None
-    running = mean, var, weight, bias, of_input, momentum or 0.0
-    last = spec.normalized_shape or x.shape[x.ndim - len(spec.axes) :]
-    match spec.kind:
-        case "batch":
-            y = theirs.batch_norm(x, *running, spec.eps)
-        case "instance":
-            y = theirs.instance_norm(x, *running, spec.eps)
-        case "group":
-            y = theirs.group_norm(x, spec.groups, weight, bias, spec.eps)
-        case "layer":
-            y = theirs.layer_norm(x, last, weight, bias, spec.eps)
-        case _:
-            y = theirs.rms_norm(x, last, weight, spec.eps)
-    y = activated(y, spec.activation, spec.slope)
-    statistics = None
-    if keep and of_input:
-        layout, dims, wide = _unfolded(spec, x)
-        wide = wide.double()
-        if spec.centered:
-            mean = _mean(wide, dims)
-            var = _mean((wide - mean).square(), dims)
-            statistics = torch.stack((mean.flatten(), var.flatten()))
-        else:
-            statistics = _mean(wide.square(), dims).reshape(1, -1)
-    return y, total, statistics
-
-
-def _unfolded(spec: NormSpec, x: Tensor) -> tuple[Layout, list[int], Tensor]:
-    """The axes as regions are seen, those that a region has, and the input in this form."""
-    layout = spec.layout(tuple(x.shape))
-    dims = [axis for axis, step in enumerate(layout.regions) if not step]
-    return layout, dims, x.reshape(layout.sizes)
-
-
-def _slope_of(z: Tensor, activation: str, slope: float) -> Tensor:
-    """The derivative of an activation."""
-    if activation == "silu":
-        s = torch.sigmoid(z)
-        return s * (1 + z * (1 - s))
-    if activation == "gelu":
-        return 0.5 * (1 + torch.erf(z / sqrt(2))) + z * torch.exp(-z * z / 2) / sqrt(tau)
-    one = torch.ones((), dtype=z.dtype, device=z.device)
-    return torch.where(z > 0, one, slope)
-
-
-def _composed_backward(text: str, saved: Saved, wanted: Sequence[bool]) -> tuple[Optional, ...]:
-    spec = _norm_spec(text)
-    return formula(_by_channel(spec) if saved[4] is None else spec, saved, wanted)
-
-
-def _mean(x: Tensor, dims: list[int]) -> Tensor:
-    return x.mean(dims, True)
-
-
-def formula(
-    spec: NormSpec,
-    saved: Saved,
-    wanted: Sequence[bool],
-    mean_of: Callable[[Tensor, list[int]], Tensor] = _mean,
-) -> tuple[Optional, ...]:
-    """The gradient, which can be differentiated again.
-
-    Statistics are computed once more, so that they are functions of the input. ``mean_of`` takes
-    means over regions, along some axes.
-    """
-    grad, x, weight, bias, statistics, mean, var = saved
-    given = statistics is None
-    layout, dims, z = _unfolded(spec, x)
-    g = grad.reshape(layout.sizes)
-    if x.dtype in HALVES:
-        z, g = z.float(), g.float()
-    sizes = [n if step else 1 for n, step in zip(layout.sizes, layout.parameters, strict=True)]
-    summed = [axis for axis, step in enumerate(layout.parameters) if not step]
-    scale = 1.0 if weight is None else weight.reshape(sizes).to(z.dtype)
-    shift = 0.0 if bias is None else bias.reshape(sizes).to(z.dtype)
-    if given:
-        mean, var = (t.reshape(sizes).to(z.dtype) for t in (mean, var))
-    elif spec.centered:
-        mean = mean_of(z, dims)
-        var = mean_of((z - mean).square(), dims)
-    else:
-        mean, var = 0.0, mean_of(z.square(), dims)
-    deviation = torch.rsqrt(var + spec.epsilon(dtype_name(x.dtype)))
-    normal = (z - mean) * deviation
-    if spec.activation != "none":
-        g = g * _slope_of(normal * scale + shift, spec.activation, spec.slope)
-    of_x = of_weight = of_bias = None
-    if wanted[0]:
-        of_x = g * scale
-        if not given:
-            along = normal * mean_of(of_x * normal, dims)
-            of_x = of_x - along - (mean_of(of_x, dims) if spec.centered else 0.0)
-        of_x = (of_x * deviation).reshape(x.shape).to(x.dtype)
-    if wanted[1] and weight is not None:
-        of_weight = _sum(g * normal, summed).reshape(weight.shape).to(weight.dtype)
-    if wanted[2] and bias is not None:
-        of_bias = _sum(g, summed).reshape(bias.shape).to(bias.dtype)
-    return of_x, of_weight, of_bias
-
-
-def _sum(x: Tensor, dims: list[int]) -> Tensor:
-    return x.sum(dims) if dims else x.clone()
 
 
 # --- derivatives ---------------------------------------------------------------------------
@@ -571,7 +432,7 @@ def gradients(text: str, saved: Saved, wanted: list[bool]) -> Sequence[Optional]
     """Those that are wanted, by operators."""
     grad, x, weight, bias, statistics, mean, var = saved
     if is_legacy_batchedtensor(grad):
-        return _composed_backward(text, saved, wanted)
+        return composed_backward(text, saved, wanted)
     if statistics is None:
         found = norm_given_backward(grad, x, weight, bias, mean, var, text, wanted)
     else:
@@ -585,7 +446,7 @@ _normalise = apply_of(_Normalised)
 def _derivative(text: str, tensors: Tensors, keep: bool) -> Results:
     x, residual, weight, *_ = tensors
     if not takes(text, x, residual, weight):
-        return _composed(text, tensors, keep)
+        return composed_parts(text, tensors, keep)
     found = _normalise(text, keep, *tensors)
     if isinstance(found, Tensor):
         return found, None, None
@@ -646,7 +507,7 @@ def _called(text: str, tensors: Tensors, keep: bool) -> Results:
 
 def composed(text: str, tensors: Tensors, momentum: Any = None) -> Any:
     """The same, composed of PyTorch's functions."""
-    out, total, _ = _composed(text, tensors, False, momentum)
+    out, total, _ = composed_parts(text, tensors, False, momentum)
     return out if total is None else (out, total)
 
 
@@ -688,17 +549,22 @@ def _define(
     )
 
 
-_FORWARD = {"kernel": _norm, "shape": _shape, "composed": _composed, "derivative": _derivative}
-_BACKWARD = {"kernel": _norm_backward, "shape": _backward_shape, "composed": _composed_backward}
+_FORWARD = {
+    "kernel": _norm,
+    "shape": _shape,
+    "composed": composed_parts,
+    "derivative": _derivative,
+}
+_BACKWARD = {"kernel": _norm_backward, "shape": _backward_shape, "composed": composed_backward}
 
 
 def _forward(name: str, given: str, keep: bool = False) -> Callable[..., Any]:
     results = 1 + ("residual" in given) + keep
-    return _define(name, _TENSORS, given.split(), results, _FORWARD, "", keep)
+    return _define(name, TENSORS, given.split(), results, _FORWARD, "", keep)
 
 
 def _backward(name: str, given: str) -> Callable[..., Any]:
-    return _define(name, _SAVED, given.split(), 3, _BACKWARD, ", bool[3] wanted")
+    return _define(name, SAVED, given.split(), 3, _BACKWARD, ", bool[3] wanted")
 
 
 norm = _forward("norm", "input weight bias")

@@ -18,8 +18,9 @@ from torch import Tensor
 from .. import _core
 from ..plan import REDUCERS, Cache
 from ..spec import TORCH, NormSpec, adaptive_spec, norm_spec, pool_spec, spec_from_text
-from . import elsewhere, norm_modules, norm_ops, ops
+from . import calls, elsewhere, norm_elsewhere, norm_modules, norm_ops, ops
 from .registry import HALVES, define
+from .windows import is_tracing
 
 
 class _Plan(NamedTuple):
@@ -100,7 +101,7 @@ def _kernel(*arguments: Any) -> Tensor:
 def _composed(*arguments: Any) -> Tensor:
     """By arithmetic, which has derivatives by the statistics as well, unlike PyTorch's batch norm."""
     x, weight, bias, mean, var, norm, pool = arguments
-    spec = norm_ops._norm_spec(norm)
+    spec = norm_elsewhere.norm_spec_of(norm)
     sizes = [-1] + [1] * (x.ndim - 2)
     y = x.float() if x.dtype in HALVES else x
     weight, bias, mean, var = (
@@ -109,7 +110,7 @@ def _composed(*arguments: Any) -> Tensor:
     y = (y - mean) * torch.rsqrt(var + spec.epsilon(ops.dtype_name(x.dtype)))
     y = y if weight is None else y * weight
     y = y if bias is None else y + bias
-    y = norm_ops.activated(y, spec.activation, spec.slope).to(x.dtype)
+    y = norm_elsewhere.activated(y, spec.activation, spec.slope).to(x.dtype)
     return elsewhere.POOL["none"](y, pool)
 
 
@@ -138,6 +139,20 @@ norm_pool = define(
     exported=_exported,
     float32=_in_float32,
 )
+
+
+def _short_plan(recording: bool, tensors: tuple[Any, ...], texts: tuple[str, str]) -> Any:
+    x, weight, *_ = tensors
+    if recording or not norm_ops.takes(texts[0], x, None, weight):
+        return None
+    found = _make_plan(*tensors, *texts)
+    if found.native is None:
+        return None
+    result = ops.dtype_name(x.dtype), found.shape, found.strides
+    return _core.CallPlan([(found.native.work(), calls.operands(0, 5, 1, 2, 3, 4))], [result], 1)
+
+
+_short = calls.call(_short_plan, 5)
 
 
 # --- as a layer ----------------------------------------------------------------------------
@@ -177,9 +192,9 @@ class _Pooling(torch.nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         """Normalise with the running statistics, activate and pool."""
         self._check_input_dim(input)
-        return norm_pool(
-            input, self.weight, self.bias, self.running_mean, self.running_var, *self.texts
-        )
+        tensors = input, self.weight, self.bias, self.running_mean, self.running_var
+        found = None if is_tracing() else _short(*tensors, *self.texts)
+        return norm_pool(*tensors, *self.texts) if found is None else found
 
 
 class BatchNormPool1d(_Pooling, norm_modules.BatchNorm1d):

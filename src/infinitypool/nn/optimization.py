@@ -90,13 +90,14 @@ def optimize(model: nn.Module, example_input: Any) -> nn.Module:
     """
     _check(model)
     arguments = _arguments(example_input)
-    try:
-        result = copy.deepcopy(model)
-    except Exception as error:
-        raise RuntimeError(
-            f"optimize: {type(model).__name__} cannot be copied: {first_line(error)}"
-        ) from error
-    with torch.no_grad():
+    # What is made in inference mode does not tell when it is changed, nor trains later.
+    with torch.inference_mode(False), torch.no_grad():
+        try:
+            result = copy.deepcopy(model)
+        except Exception as error:
+            raise RuntimeError(
+                f"optimize: {type(model).__name__} cannot be copied: {first_line(error)}"
+            ) from error
         return _Optimizer(result, arguments).run()
 
 

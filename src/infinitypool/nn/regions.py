@@ -9,12 +9,15 @@ from __future__ import annotations
 import copy
 import inspect
 import operator
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor, fx, nn
 from torch.fx.graph_module import reduce_graph_module
 from torch.fx.node import map_aggregate
+from torch.utils._pytree import tree_leaves
 
 _EMPTY = inspect.Parameter.empty
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -274,7 +277,7 @@ def has_hooks(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-class Unforeseen(Exception):
+class Unforeseen(ValueError):
     """A graph came to a point where the module would go another way than it did when traced."""
 
 
@@ -290,6 +293,20 @@ def expect_length(found: Any, wanted: int) -> None:
         raise Unforeseen
 
 
+def expect_batch(found: Tensor, wanted: int) -> None:
+    """What stands before a convolution that has taken in a norm, which refuses a single picture.
+
+    It is no reason to keep the module for: only over a line as long as it has channels does a norm
+    give numbers, and those of other features.
+    """
+    if found.ndim != wanted:
+        raise Unforeseen(
+            f"optimize: expected an input with {wanted} axes, as the example had, got {found.ndim}; "
+            "the batch norm behind this convolution takes a batch"
+        )
+
+
+fx.has_side_effect(expect_batch)
 _EXPECTING = {fx.has_side_effect(expect), fx.has_side_effect(expect_length)}
 
 
@@ -320,6 +337,25 @@ class _Proxy(fx.Proxy):
         if isinstance(self._held, Tensor):
             return super().__len__()
         return self.tracer.expect(expect_length, self, len(self._held))
+
+
+def _assignment(name: str) -> Callable[[_Proxy, Any], Any]:
+    """``x += y`` and its like change a tensor; of a number or a tuple they make another."""
+
+    def method(self: _Proxy, other: Any) -> Any:
+        if not isinstance(self._held, Tensor):
+            return NotImplemented
+        function = getattr(operator, name)
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+    return method
+
+
+for _name in (
+    "iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor",
+    "ilshift", "irshift",
+):  # fmt: skip
+    setattr(_Proxy, f"__{_name}__", _assignment(_name))
 
 
 def _held(argument: Any) -> Any:
@@ -369,9 +405,13 @@ class _Tracer(_Attributes):
         self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any
     ) -> Any:
         result = super().create_proxy(kind, target, args, kwargs, *rest, **more)
-        value = self._value(kind, target, *map_aggregate((args, kwargs), _held))
+        held = map_aggregate((args, kwargs), _held)
+        tensors = [t for t in tree_leaves(held) if isinstance(t, Tensor)]
+        versions = [t._version for t in tensors]
+        value = self._value(kind, target, *held)
+        meta = result.node.meta
+        meta["changes"] = versions != [t._version for t in tensors]  # in place
         if isinstance(value, Tensor):
-            meta = result.node.meta
             meta["shape"], meta["dtype"] = tuple(value.shape), value.dtype
         result._held = value
         return result
@@ -426,11 +466,39 @@ class _Tracer(_Attributes):
         return self.create_proxy("placeholder", name, (), {})
 
 
+def _containers(value: Any, seen: dict[int, Any]) -> Iterator[tuple[Any, Any]]:
+    """The lists, dictionaries and sets that a value is made of, each with what it holds now."""
+    if isinstance(value, (list, dict, set, deque, tuple)) and id(value) not in seen:
+        seen[id(value)] = value
+        if not isinstance(value, tuple):
+            kind = dict if isinstance(value, dict) else set if isinstance(value, set) else list
+            yield value, kind(value)
+        for item in [*value.values()] if isinstance(value, dict) else [*value]:
+            yield from _containers(item, seen)
+
+
+def _is_as_it_was(container: Any, kept: Any) -> bool:
+    if isinstance(kept, set):
+        same = container == kept
+    elif isinstance(kept, dict):
+        same = all(n in container and container[n] is v for n, v in kept.items())
+    else:
+        same = all(a is b for a, b in zip(container, kept))  # noqa: B905
+    return same and len(container) == len(kept)
+
+
 def _trace(
     module: nn.Module, pattern: Pattern, opaque: dict[nn.Module, str]
 ) -> Optimized | tuple[nn.Module, str]:
     """The graph, or who cannot be traced and why. The module is left as it was."""
     before = [(m, dict(m.__dict__)) for m in module.modules()]
+    seen: dict[int, Any] = {}
+    held = [
+        (m, name, *pair)
+        for m, attributes in before
+        for name, value in attributes.items()
+        for pair in _containers(value, seen)
+    ]
     tracer = _Tracer(pattern, opaque)
     try:
         try:
@@ -449,6 +517,9 @@ def _trace(
             stored = [n for n, v in now.items() if n not in attributes or attributes[n] is not v]
             if stored:
                 return m, f"stores an attribute while it runs: {stored[0]}"
+        for m, name, container, kept in held:
+            if not _is_as_it_was(container, kept):
+                return m, f"stores an attribute while it runs: {name}"
         result = Optimized(module, graph, type(module).__name__)
         plain = {name: value for name, value in module.__dict__.items() if name[0] != "_"}
         return result._keep(plain)
@@ -456,6 +527,11 @@ def _trace(
         for m, attributes in before:
             m.__dict__.clear()
             m.__dict__.update(attributes)
+        for _, _, container, kept in held:
+            if not _is_as_it_was(container, kept):
+                container.clear()
+                add = container.update if isinstance(kept, (dict, set)) else container.extend
+                add(kept)
 
 
 @dataclass(eq=False)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..plan import Cache
 from ..spec import TORCH, NormSpec, norm_spec
-from . import norm_modules, norm_ops
+from . import norm_elsewhere, norm_modules, norm_ops
 from .ops import recycled
 from .registry import check_memory
 from .windows import check_tensor
@@ -201,7 +201,7 @@ def _formula(
         return (_SumOverAll.apply(x.double().sum(dims, True), group) / count).to(x.dtype)
 
     saved = grad, x, weight, bias, statistics, None, None
-    return norm_ops.formula(spec, saved, wanted, mean_of)
+    return norm_elsewhere.formula(spec, saved, wanted, mean_of)
 
 
 _Theirs = torch.nn.SyncBatchNorm
@@ -279,7 +279,7 @@ class SyncBatchNorm(norm_modules.AnyBatchNorm, torch.nn.modules.batchnorm._Batch
         if not input.is_cpu or check_tensor("SyncBatchNorm", input):
             y = _Theirs.forward(self, input)
             spec = self._spec()
-            return norm_ops.activated(y, spec.activation, spec.slope)
+            return norm_elsewhere.activated(y, spec.activation, spec.slope)
         group = self._group()
         if group is None:
             return super().forward(input)
@@ -293,7 +293,7 @@ class SyncBatchNorm(norm_modules.AnyBatchNorm, torch.nn.modules.batchnorm._Batch
         y = _Synchronised.apply(
             input, self.weight, self.bias, mean, var, momentum or 0.0, plain, group
         )
-        return norm_ops.activated(y, spec.activation, spec.slope)
+        return norm_elsewhere.activated(y, spec.activation, spec.slope)
 
     def _spec(self) -> NormSpec:
         return norm_spec(
