@@ -14,7 +14,7 @@ from torch import nn
 
 import infinitypool as ip
 import infinitypool.nn.functional as F
-from infinitypool.nn.regions import Optimized, Specialised, expect_batch
+from infinitypool.nn.regions import Optimized, Specialised, expect_batch, expect_length
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 2e-5, torch.bfloat16: 6e-2}
 
@@ -327,10 +327,75 @@ def test_what_falls_somewhere_stays_before_a_maximum(activation):
     assert "moved" not in optimized(model, *PICTURES).report.counts
 
 
+@pytest.mark.parametrize(
+    "flatten",
+    [
+        nn.Flatten(),
+        lambda x: x.flatten(1),
+        lambda x: torch.flatten(x, start_dim=1),
+        lambda x: x.view(x.size(0), -1),
+    ],
+)
+def test_no_look_at_axes_that_are_certain(flatten):
+    class Head(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pool, self.flatten = nn.AdaptiveAvgPool2d(1), flatten
+            self.linear, self.norm = nn.Linear(3, 4), nn.BatchNorm1d(4)
+
+        def forward(self, x):
+            return self.norm(self.linear(self.flatten(self.pool(x))))
+
+    result = optimized(evaluated(Head()), *PICTURES)
+    assert isinstance(result, Optimized) and graph_kinds(result)[-1] == "Linear"
+
+
+def test_one_look_is_enough_for_a_residual():
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.norm = nn.Linear(4, 4), nn.BatchNorm1d(4)
+            self.last, self.last_norm = nn.Linear(4, 4), nn.BatchNorm1d(4)
+
+        def forward(self, x):
+            return self.last_norm(self.last(x + theirs.relu(self.norm(self.linear(x)))))
+
+    result = optimized(evaluated(Residual()), torch.rand(3, 4), torch.rand(2, 4, 4))
+    assert result.report.counts["folded"] == 2
+    assert [n.target for n in result.traced.graph.nodes].count(expect_length) == 1
+
+
 def test_softplus_falls_at_its_threshold():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Softplus(threshold=0), nn.MaxPool2d(2)).eval()
-    small = torch.full((1, 3, 8, 8), 1e-3)  # the example alone does not show it
-    assert "moved" not in optimized(model, small, 4 * PICTURES[0] - 2).report.counts
+    nn.init.constant_(model[0].bias, 5.0)  # the example does not show it
+    x = torch.rand(2, 3, 16, 16)
+    assert actions(optimized(model, x, 10 * x - 10)) == {("2", "replaced")}
+
+
+@pytest.mark.parametrize("activation", [nn.Softsign(), nn.LeakyReLU(0.0), nn.PReLU(init=0.0)])
+def test_what_makes_nan_of_infinity_stays_before_a_maximum(activation):
+    model = nn.Sequential(activation, nn.MaxPool2d(2)).eval()
+    result = ip.optimize(model, PICTURES[0])
+    assert actions(result) == {("1", "replaced")}
+    x = torch.tensor([[[[-float("inf"), 1.0], [2.0, 3.0]]]])
+    assert model(x).isnan().all() and result(x).isnan().all()
+
+
+def test_parameters_that_others_read_stay():
+    class Decoding(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encode, self.norm = nn.Linear(8, 4), nn.BatchNorm1d(4)
+
+        def forward(self, x):
+            return theirs.linear(
+                theirs.dropout(self.norm(self.encode(x)), 0.5, False), self.encode.weight.t()
+            )
+
+    result = optimized(evaluated(Decoding()), torch.rand(3, 8), torch.rand(2, 8))
+    (left,) = result.report.left
+    assert left.note == "not folded: parameters of encode are used elsewhere too"
+    assert result.report.counts["dropped"] == 1
 
 
 class InPlace(nn.Module):
@@ -490,9 +555,6 @@ def test_a_linear_layer_folds_where_it_gives_rows_of_features():
     rows = evaluated(nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4)))
     result = optimized(rows, torch.rand(3, 5), torch.rand(7, 5), torch.rand(2, 4, 5))
     assert graph_kinds(result.traced) == ["Linear"]
-    flat = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4), nn.BatchNorm1d(4))
-    result = optimized(evaluated(flat), *PICTURES)  # two axes are certain
-    assert graph_kinds(result)[-1] == "Linear"
     lines = evaluated(nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4)))
     assert "folded" not in optimized(lines, torch.rand(3, 4, 5)).report.counts
 
@@ -627,6 +689,45 @@ def test_it_works_in_inference_mode():
         result = ip.optimize(model, torch.rand(1, 3, 32, 32))
     assert not any(t.is_inference() for t in result.state_dict().values())
     assert_close(result(PICTURES[1]), model(PICTURES[1]))
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_module_that_counts_in_a_buffer_is_left(in_place):
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = vgg()[:4]
+            self.register_buffer("count", torch.zeros(()))
+
+        def forward(self, x):
+            if in_place:
+                self.count += 1
+            else:
+                self.count = self.count + 1
+            return self.block(x)
+
+    result = optimized(evaluated(Counting()), *PICTURES)
+    assert [row.note for row in result.report.left] == ["stores an attribute while it runs: count"]
+    before = int(result.count)
+    result(PICTURES[0])
+    assert int(result.count) == before + 1
+
+
+@pytest.mark.parametrize("name", ["code", "graph", "recompile"])
+def test_a_part_named_as_graphs_name_theirs(name):
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            setattr(self, name, vgg()[:4])
+
+        def forward(self, x):
+            return theirs.relu(getattr(self, name)(x))
+
+    result = optimized(evaluated(Named()), *PICTURES)
+    assert [row.note for row in result.report.left] == [
+        f"has a part with a name that graphs need: {name}"
+    ]
+    assert (f"{name}.1", "folded") in actions(result)
 
 
 def test_hooks_run_as_before():

@@ -86,12 +86,12 @@ class _Activation(NamedTuple):
     rises: bool  # nowhere falls, so that the largest of results is the result of the largest
 
 
-# Layer to name; those in the second table never fall. Softplus does, at its threshold.
+# Layer to name; those in the second table never fall. Softplus does, at its threshold, and
+# Softsign makes NaN of -inf, as a slope of zero does.
 _FUSED = {nn.ReLU: "relu", nn.LeakyReLU: "leaky_relu", nn.SiLU: "silu", nn.GELU: "gelu"}
 _RISING = {
     nn.ReLU: "relu", nn.ReLU6: "relu6", nn.Hardtanh: "hardtanh", nn.Sigmoid: "sigmoid",
-    nn.Tanh: "tanh", nn.Hardsigmoid: "hardsigmoid", nn.Softsign: "softsign",
-    nn.LogSigmoid: "logsigmoid", nn.SELU: "selu",
+    nn.Tanh: "tanh", nn.Hardsigmoid: "hardsigmoid", nn.LogSigmoid: "logsigmoid", nn.SELU: "selu",
 }  # fmt: skip
 _NAMES = {*_FUSED.values(), *_RISING.values()}
 _FUNCTIONS = {
@@ -338,6 +338,11 @@ class Fuser:
             return f"{self.name_of(before)} has a hook"
         if layer.training:
             return f"{self.name_of(before)} is in training mode"
+        if any(
+            n.op == "get_attr" and n.target.startswith(f"{before.target}.")
+            for n in self.graph.nodes
+        ):
+            return f"parameters of {self.name_of(before)} are used elsewhere too"
         if self.only_user(before) is not node:
             return f"the result of {self.name_of(before)} is used elsewhere too"
         if self.times(before) > 1:
@@ -561,26 +566,35 @@ class Fuser:
                     else:
                         check = self.graph.call_function(expect_batch, (node.args[0], wanted))
                 check.meta["is_wrapped"] = True
-                axes = [wanted]
+                axes, known[node.args[0]] = [wanted], wanted
             if type(layer) in _KEEPING or self.activation(node) is not None or _adds(node):
                 known[node] = axes[0] if len({*axes}) == 1 else None
-            elif type(layer) is nn.Flatten and (layer.start_dim, layer.end_dim) == (1, -1):
+            elif _flattens(node, layer):
                 known[node] = 2
-            elif node.target in (torch.flatten, "flatten") and node.args[1:] == (1,):
-                known[node] = 2 if not node.kwargs else None
 
 
 # --- parts -----------------------------------------------------------------------------------
 
 
 def _rated(name: str, slope: float) -> _Activation:
-    rises = name in _RISING.values() or name == "leaky_relu" and slope >= 0
+    rises = name in _RISING.values() or name == "leaky_relu" and slope > 0
     return _Activation(name, float(slope), rises)
 
 
 def _axes(layer: Any) -> int:
     """How many axes a layer's result has where its features lie on the second."""
     return 2 if type(layer) is nn.Linear else 2 + len(layer.kernel_size)
+
+
+def _flattens(node: fx.Node, layer: nn.Module | None) -> bool:
+    """Whether a node certainly gives two axes."""
+    if type(layer) is nn.Flatten:
+        return (layer.start_dim, layer.end_dim) == (1, -1)
+    if node.op == "call_method" and node.target in ("view", "reshape"):
+        return len(node.args) == 3
+    start = {**dict(zip(("start_dim", "end_dim"), node.args[1:])), **node.kwargs}  # noqa: B905
+    known = (("call_method", "flatten"), ("call_function", torch.flatten))
+    return (node.op, node.target) in known and start == {"start_dim": 1}
 
 
 def _adds(node: fx.Node) -> bool:

@@ -58,7 +58,8 @@ def optimize(model: nn.Module, example_input: Any) -> nn.Module:
         A module with the model's signature, whose attribute ``report`` prints as a table of what was
         done and what was left and why. It has no training mode: ``train()`` raises a RuntimeError.
         What the model does with other kinds of arguments than the example's (another optional
-        argument, a mask for None) it does as well, without what was gained
+        argument, a mask for None) it does as well, without what was gained. Where a batch norm was
+        folded into a convolution, an input without a batch axis raises a ValueError
 
     Raises:
         TypeError: for something else than a module, a scripted module or a compiled one

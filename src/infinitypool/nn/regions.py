@@ -294,10 +294,10 @@ def expect_length(found: Any, wanted: int) -> None:
 
 
 def expect_batch(found: Tensor, wanted: int) -> None:
-    """What stands before a convolution that has taken in a norm, which refuses a single picture.
+    """What stands before a convolution that has taken in a norm: that refuses a single picture.
 
-    It is no reason to keep the module for: only over a line as long as it has channels does a norm
-    give numbers, and those of other features.
+    It refuses a single line as well, unless that is as long as it has channels, whose statistics
+    the norm then gives to the places of the line. Nothing is kept beside the graph for that.
     """
     if found.ndim != wanted:
         raise Unforeseen(
@@ -519,7 +519,13 @@ def _trace(
                 return m, f"stores an attribute while it runs: {stored[0]}"
         for m, name, container, kept in held:
             if not _is_as_it_was(container, kept):
+                if name == "_buffers":
+                    name = next(n for n in container if container[n] is not kept.get(n))
                 return m, f"stores an attribute while it runs: {name}"
+        for node in graph.nodes:
+            name = str(node.target).partition(".")[0]
+            if node.op in ("get_attr", "call_module") and hasattr(Optimized, name):
+                return module, f"has a part with a name that graphs need: {name}"
         result = Optimized(module, graph, type(module).__name__)
         plain = {name: value for name, value in module.__dict__.items() if name[0] != "_"}
         return result._keep(plain)
