@@ -102,7 +102,7 @@ def test_channels_last_stays_and_changes_nothing(network):
     assert distance(found, right) < 1e-13
 
 
-@EACH
+@pytest.mark.parametrize("network", [NETWORKS[0], named("dropout")], ids=lambda n: n.name)
 def test_a_converted_network_compiles_without_a_break(network):
     """Traced, functionalised and differentiated as ``torch.compile`` does it; no code is made."""
     theirs = network.model(small=True, dtype=torch.float64)

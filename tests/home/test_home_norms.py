@@ -305,7 +305,7 @@ def test_traced(name):
 
 
 def test_every_operator_has_samples():
-    norms = {name for name in registry.OPERATORS if "norm" in name}
+    norms = {name for name in registry.OPERATORS if "norm" in name} - {"norm_pool"}
     assert norms == set(OPERATORS) == {name for name, found in SAMPLES.items() if found}
 
 

@@ -75,6 +75,8 @@ def _fresh_compiler():
 def test_one_graph_of_our_operators_for_all_sizes(n):
     """Training and inference, any sizes, both layouts: a graph for each, and none more."""
     calls = [call for call in CALLS if call.n == n]
+    if n != 2:  # of volumes and sequences one call of each name: symbols take long
+        calls = list({call.name: call for call in calls}.values())
     function, backend = _all(calls), _Counting()
     compiled = torch.compile(function, fullgraph=True, dynamic=True, backend=backend)
     graphs = 0

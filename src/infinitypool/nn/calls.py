@@ -18,7 +18,7 @@ one every call answers None.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -26,9 +26,6 @@ from torch import Tensor
 from torch.autograd import forward_ad, profiler
 
 from .. import _core
-
-Layout = tuple[str, Sequence[int], Sequence[int]]
-"""A result: its dtype's name, shape and strides."""
 
 
 def _set_up() -> bool:

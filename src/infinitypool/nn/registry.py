@@ -70,7 +70,7 @@ def define(
         composed: the results, of PyTorch's own operators: on other devices, for derivatives in
             forward mode and under transformations, and for derivatives where there is no
             ``derivative``. No transformation of ``torch.func`` may occur in it
-        derivative: the results with the gradient recorded, on the CPU
+        derivative: the results with the gradient recorded, on the CPU and without data
         batched: from what calls the operator to its batching rule, with the signature of
             :func:`torch.library.register_vmap`'s; by default that of what it is composed of
         float32: whether autocast on the CPU computes these arguments' half precisions in float32
@@ -139,7 +139,7 @@ def _autograd(overload: Body, composed: Body, derivative: Body | None) -> Body:
         forward_mode = forward_ad._current_level >= 0 and any(map(_may_vary, arguments))
         if forward_mode or is_recorded(*arguments):
             by_pytorch = derivative is None or forward_mode or transforms() is not None
-            if by_pytorch or not arguments[0].is_cpu:
+            if by_pytorch or not (arguments[0].is_cpu or arguments[0].is_meta):
                 return composed(*arguments)
             return derivative(*arguments)
         with _below_autograd():
