@@ -74,6 +74,11 @@ def takes(text: str, x: Tensor, residual: Optional, weight: Optional) -> bool:
     return dtype in _FLOATS or not dtype.is_complex or " kind=rms " not in text
 
 
+def is_turned(x: Tensor) -> bool:
+    """Whether the last axis of tokens, (N, L, C) or (L, C), is not the innermost in memory."""
+    return 1 < x.ndim < 4 and x.shape[-1] > 1 and x.stride(-1) != 1
+
+
 def _is_known(condition: Any) -> bool:
     """Whether a condition holds. One on sizes that only data tells is not known to."""
     if isinstance(condition, bool):
@@ -634,6 +639,8 @@ def norming(text_of: Callable[..., str]) -> Callable[..., Any]:
         text = text_of(*described)
         x, residual, weight, _, mean, var = tensors
         if not takes(text, x, residual, weight):
+            return None
+        if norm_spec_of(text).kind in ("layer", "rms") and is_turned(x):
             return None
         if recording:
             _check_running(text, mean, var)

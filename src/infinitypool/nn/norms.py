@@ -76,6 +76,7 @@ def _run(
 ) -> Any:
     """``tensors`` are those of :mod:`norm_ops`."""
     if is_tracing():
+        tensors = _in_order(kind, tensors)
         own = constant((slope, training, *_by_axes(kind, own, tensors[0])))
         text = _new_text(name, kind, activation, *own)
         return norm_ops.through(text, tensors, momentum)
@@ -86,7 +87,18 @@ def _run(
         own = _by_axes(kind, own, tensors[0])
     text = _text(name, kind, activation, slope, training, *own)
     known = _know_theirs_alone(name, tensors)
+    tensors = _in_order(kind, tensors)
     return (norm_ops.composed if known else norm_ops.run)(text, tensors, momentum)
+
+
+def _in_order(kind: str, tensors: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Tokens that are a transposed picture, (N, C, L) seen as (N, L, C), are laid out as tokens, as by
+    PyTorch: the matrix products behind a norm would pay for the other layout at every turn.
+    """
+    x = tensors[0]
+    if kind in ("layer", "rms") and norm_ops.is_turned(x):
+        return x.contiguous(), *tensors[1:]
+    return tensors
 
 
 def _by_axes(kind: str, own: tuple[Any, ...], x: Any) -> tuple[Any, ...]:
