@@ -389,19 +389,21 @@ struct Situation {
   DLTensor tensors[kMost];
   bool given[kMost];
   bool recording = false;
+  std::uint16_t asking = 0;  // the tensors that ask for a gradient, a bit each
 };
 
 bool situation_of(PyObject* const* arguments, Py_ssize_t count, Situation* s) {
-  bool halves = false, grad = false;
+  static_assert(kMost <= 16);
+  bool halves = false;
   for (Py_ssize_t i = 0; i < count; ++i) {
     s->given[i] = arguments[i] != Py_None;
     if (!s->given[i]) continue;
     if (!read(arguments[i], &s->tensors[i])) return false;
     halves |= is_half(s->tensors[i].dtype);
-    grad |= asks_for_gradient(arguments[i]);
+    if (asks_for_gradient(arguments[i])) s->asking |= static_cast<std::uint16_t>(1u << i);
   }
   if (!s->given[0] || !is_quiet() || (halves && !holds(pytorch->of_halves))) return false;
-  s->recording = grad && ask(pytorch->grad_enabled.ptr(), nullptr, 0) != Py_False;
+  s->recording = s->asking && ask(pytorch->grad_enabled.ptr(), nullptr, 0) != Py_False;
   return true;
 }
 
@@ -432,7 +434,7 @@ nb::object tuple_of(PyObject* first, PyObject* const* rest, Py_ssize_t count) {
 // The plan, made where it is not known yet.
 Planned plan_of(Call* self, PyObject* const* arguments, Py_ssize_t count, const Situation& s) {
   Key key;
-  key.put(s.recording ? 'R' : '-');
+  key.put(s.recording ? s.asking : std::uint16_t{0});
   for (Py_ssize_t i = 0; i < self->tensors; ++i)
     if (s.given[i]) key.tensor(s.tensors[i]);
     else key.put('N');

@@ -456,3 +456,12 @@ def test_small_tensors_give_the_bits_of_large_ones(dims, dtype):
             found = [as_tuple(function(t, *arguments)) for t in (x, many)]
             for few, all_ in zip(*found, strict=True):
                 assert same(few, all_[: len(few)])
+
+
+def test_who_asks_for_a_gradient_is_part_of_the_key():
+    """A call that is refused is so after one of the same layouts that was not."""
+    x = torch.randn(4, 6, 5, 3, requires_grad=True)
+    mean, var = torch.zeros(6), torch.ones(6)
+    assert F.batch_norm(x, mean, var).requires_grad
+    with pytest.raises(RuntimeError, match="running statistics have no gradient"):
+        F.batch_norm(x, mean.requires_grad_(), var)
