@@ -153,16 +153,33 @@ def _window_sums(padded: Tensor, spec: PoolSpec, geometry: Geometry) -> Tensor:
         padded = padded.float()
     elif not padded.dtype.is_floating_point:
         padded = padded.long()
+    return folded(padded, spec, geometry.output_size, added)
+
+
+def folded(
+    padded: Tensor,
+    spec: PoolSpec,
+    outputs: Sequence[int],
+    fold: Callable[[list[Tensor]], Tensor],
+) -> Tensor:
+    """Windows that all lie inside, reduced axis by axis: ``fold`` takes the first elements of all
+    windows along one, the second ones, and so on.
+    """
     for i, axis in enumerate(spec.axes):
-        last = (geometry.output_size[i] - 1) * spec.stride[i] + 1
+        last = (outputs[i] - 1) * spec.stride[i] + 1
         index: list[Any] = [slice(None)] * padded.ndim
         parts = []
         for place in range(spec.kernel_size[i]):
             start = place * spec.dilation[i]
             index[axis] = slice(start, start + last, spec.stride[i])
             parts.append(padded[tuple(index)])
-        padded = sum(parts[1:], start=parts[0])
+        padded = fold(parts)
     return padded
+
+
+def added(parts: list[Tensor]) -> Tensor:
+    """Their sum, from the first on."""
+    return sum(parts[1:], start=parts[0])
 
 
 # --- formulas ------------------------------------------------------------------------------

@@ -83,23 +83,11 @@ def _pads_fit(spec: PoolSpec) -> bool:
 
 
 def _folded(
-    x: Tensor, spec: PoolSpec, value: float, fold: Callable[[list[Tensor], int], Tensor]
+    x: Tensor, spec: PoolSpec, value: float, fold: Callable[[list[Tensor]], Tensor]
 ) -> Tensor:
-    """Windows reduced axis by axis: ``fold`` takes the first elements of all windows along one, the
-    second ones, ..., and how many there are. ``value`` is that of the padding.
-    """
+    """Windows reduced axis by axis. ``value`` is that of the padding."""
     outputs = spec.output_size(elsewhere._sizes(spec, x.shape))
-    x = _padded(x, spec, value)
-    for i, axis in enumerate(spec.axes):
-        last = (outputs[i] - 1) * spec.stride[i] + 1
-        index: list[Any] = [slice(None)] * x.ndim
-        parts = []
-        for place in range(spec.kernel_size[i]):
-            start = place * spec.dilation[i]
-            index[axis] = slice(start, start + last, spec.stride[i])
-            parts.append(x[tuple(index)])
-        x = fold(parts, spec.kernel_size[i])
-    return x
+    return elsewhere.folded(_padded(x, spec, value), spec, outputs, fold)
 
 
 def _maximum(x: Tensor, spec: PoolSpec, second: str) -> Any:
@@ -116,7 +104,7 @@ def _maximum(x: Tensor, spec: PoolSpec, second: str) -> Any:
     if second == "plane":
         return elsewhere._formula(x, spec, second)
     lowest = elsewhere._lowest(x.dtype)
-    return _folded(x, spec, lowest, lambda parts, _: reduce(torch.maximum, parts))
+    return _folded(x, spec, lowest, partial(reduce, torch.maximum))
 
 
 def _minimum(x: Tensor, spec: PoolSpec, second: str) -> Any:
@@ -157,7 +145,7 @@ def _sum(x: Tensor, spec: PoolSpec, second: str = "none") -> Tensor:
         return elsewhere._formula(x, spec, second)
     x = x if x.is_floating_point() else x.long()
     if not x.is_floating_point() or spec.ceil_mode or spec.padding != ((0, 0),) * len(spec.axes):
-        return _folded(x, spec, 0, lambda parts, _: sum(parts[1:], start=parts[0]))
+        return _folded(x, spec, 0, elsewhere.added)
     return _plain_mean(x, spec) * prod(spec.kernel_size)
 
 
@@ -190,15 +178,17 @@ def _log_sum_exp(x: Tensor, spec: PoolSpec, second: str) -> Tensor:
         return elsewhere._formula(x, spec, second)
     (beta,) = spec.parameters
     total = _folded(
-        _wide(x) * beta, spec, -torch.inf, lambda parts, _: torch.stack(parts, -1).logsumexp(-1)
+        _wide(x) * beta, spec, -torch.inf, lambda parts: torch.stack(parts, -1).logsumexp(-1)
     )
     return total / beta
 
 
 def _blur(x: Tensor, spec: PoolSpec, second: str) -> Tensor:
-    def fold(parts: list[Tensor], k: int) -> Tensor:
-        weighted = [part * (comb(k - 1, i) / 2 ** (k - 1)) for i, part in enumerate(parts)]
-        return sum(weighted[1:], start=weighted[0])
+    def fold(parts: list[Tensor]) -> Tensor:
+        k = len(parts)
+        return elsewhere.added(
+            [part * (comb(k - 1, i) / 2 ** (k - 1)) for i, part in enumerate(parts)]
+        )
 
     return _folded(_wide(x), spec, 0, fold)
 

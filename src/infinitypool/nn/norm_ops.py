@@ -210,14 +210,7 @@ _DOUBLE = torch.empty(0, dtype=torch.float64)
 
 def _norm(text: str, tensors: Tensors, keep: bool = False) -> Results:
     x, residual, weight, bias, mean, var = tensors
-    key = (
-        text, x.dtype, x.shape, x.stride(),
-        residual if residual is None else (residual.dtype, residual.shape, residual.stride()),
-        weight if weight is None else (weight.dtype, weight.shape, weight.stride()),
-        bias if bias is None else (bias.dtype, bias.shape, bias.stride()),
-        mean if mean is None else (mean.dtype, mean.shape, mean.stride()),
-        var if var is None else (var.dtype, var.shape, var.stride()),
-    )  # fmt: skip
+    key = text, *map(_layout, tensors)
     plan = _plans.get(key)
     if plan is None:
         if not takes(text, x, residual, weight):
@@ -294,10 +287,7 @@ def _with_copies(spec: NormSpec, text: str, tensors: Tensors, keep: bool) -> Res
 
 def _norm_backward(text: str, saved: Saved, wanted: Sequence[bool]) -> tuple[Optional, ...]:
     grad, x, weight, bias, statistics, mean, var = saved
-    key = (
-        text, grad.dtype, grad.shape, grad.stride(), x.dtype, x.shape, x.stride(), _layout(weight),
-        _layout(bias), _layout(statistics), _layout(mean), _layout(var),
-    )  # fmt: skip
+    key = text, *map(_layout, saved)
     plan = _plans.get(key)
     if plan is None:
         if not x.numel():

@@ -15,7 +15,7 @@ PyTorch's operators.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from math import prod
 from typing import Any
@@ -170,25 +170,35 @@ def _gathered(
     return contiguous_strides(shape, memory_order(n, shape, input_stride, n == 2))
 
 
+def _gather_plan(
+    grad: Tensor, indices: Tensor, size: tuple[int, ...], input_stride: tuple[int, ...]
+) -> tuple[Any, tuple[int, ...]]:
+    """What gathers, if there is something, and the strides of the gradient."""
+    strides, shape, n = (
+        _gathered(grad, indices, size, input_stride),
+        tuple(indices.shape),
+        len(size),
+    )
+    if 0 in shape:
+        return None, strides
+    axes = [len(shape) - n + i for i in range(n)]
+    plan = _core.Unpool(
+        grad.dtype.itemsize, shape, strides, indices.stride(), grad.shape, grad.stride(), axes
+    )
+    return plan, strides
+
+
 def _unpool_backward(
     grad: Tensor, indices: Tensor, output_size: list[int], input_stride: list[int]
 ) -> Tensor:
-    size, shape, n = tuple(output_size), tuple(indices.shape), len(output_size)
+    size, shape = tuple(output_size), tuple(indices.shape)
     key = (
         "backward", grad.dtype, grad.shape, grad.stride(), indices.dtype, shape, indices.stride(),
         size, tuple(input_stride),
     )  # fmt: skip
     found = _plans.get(key)
     if found is None:
-        strides = _gathered(grad, indices, size, tuple(input_stride))
-        axes = [len(shape) - n + i for i in range(n)]
-        plan = None
-        if 0 not in shape:
-            plan = _core.Unpool(
-                grad.dtype.itemsize, shape, strides, indices.stride(), grad.shape, grad.stride(),
-                axes,
-            )  # fmt: skip
-        found = _plans.keep(key, (plan, strides))
+        found = _plans.keep(key, _gather_plan(grad, indices, size, tuple(input_stride)))
     plan, strides = found
     out = recycled(grad, shape, strides, grad.dtype)
     if plan is not None:
@@ -264,34 +274,27 @@ def unpooling(size_of: Callable[..., tuple[int, ...]]) -> Callable[..., Any]:
         results = [(dtype_name(x.dtype), shape, strides)]
         if not recording:
             return _core.CallPlan(steps, results, 1)
+        stride = x.stride()
         note = Note(
-            _unpooling_backward(shape, x, size),
+            _unpooling_backward(x.dtype, size, stride),
             lambda grad, indices: max_unpool_backward(grad, indices, size, stride),
         )
-        stride = x.stride()
         return _core.CallPlan(steps, results, 1, keep, [0], [1], note)
 
     return native_call(plan, 2)
 
 
 def _unpooling_backward(
-    grad_shape: Sequence[int], x: Tensor, size: tuple[int, ...]
+    dtype: torch.dtype, size: tuple[int, ...], stride: tuple[int, ...]
 ) -> Callable[..., Any]:
     """``call(grad, indices)``."""
-    shape, dtype, n = tuple(x.shape), x.dtype, len(size)
-    strides = contiguous_strides(shape, memory_order(n, shape, x.stride(), n == 2))
-    axes = [len(shape) - n + i for i in range(n)]
 
     def plan(recording: bool, tensors: tuple[Tensor, Tensor], arguments: tuple[Any, ...]) -> Any:
         grad, indices = tensors
-        if recording or grad.dtype != dtype or tuple(grad.shape) != tuple(grad_shape):
+        if recording or grad.dtype != dtype:
             return None
-        if indices.dtype != torch.int64 or tuple(indices.shape) != shape:
-            return None
-        native = _core.Unpool(
-            dtype.itemsize, shape, strides, indices.stride(), grad.shape, grad.stride(), axes
-        )
-        result = dtype_name(dtype), shape, strides
+        native, strides = _gather_plan(grad, indices, size, stride)
+        result = dtype_name(dtype), indices.shape, strides
         return _core.CallPlan([(native.gathering(), operands(0, 1, 2))], [result], 1)
 
     return native_call(plan, 2)
