@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-import infinitypool.nn  # noqa: F401
+import infinitypool.nn.functional
 from infinitypool.nn.registry import OPERATORS
 
 SAMPLES: dict[str, list[tuple]] = {}
@@ -183,3 +183,23 @@ def test_memory_that_was_freed_is_refused(name):
     arguments[place].untyped_storage().resize_(0)
     with pytest.raises(RuntimeError, match="no memory|not allocated"):
         OPERATORS[name].overload(*arguments)
+
+
+@torch._inductor.config.patch(force_disable_caches=True)
+def test_inductor_calls_them_where_the_environment_says_ci(monkeypatch):
+    """There Inductor fails where it falls back to an operator that has a decomposition."""
+    monkeypatch.setenv("CI", "1")
+    x = torch.randn(2, 3, 8, 8)
+    compiled = torch.compile(infinitypool.nn.functional.max_pool2d, fullgraph=True)
+    assert torch.equal(compiled(x, 2), torch.nn.functional.max_pool2d(x, 2))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_inductor_is_told_to_call(name):
+    from torch._inductor.lowering import FALLBACK_ALLOW_LIST
+
+    known = f"infinitypool::{name}"
+    FALLBACK_ALLOW_LIST.discard(known)
+    with torch.no_grad():
+        OPERATORS[name].overload(*tree_map_only(Tensor, lambda t: t.to("meta"), SAMPLES[name][0]))
+    assert known in FALLBACK_ALLOW_LIST
