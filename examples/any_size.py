@@ -1,0 +1,97 @@
+"""Classify pictures of any size: three blocks, then one average over all that is left.
+
+    python examples/any_size.py train --sizes 24 32 48 [--data FOLDER]
+    python examples/any_size.py predict small.png large.png ...
+    python examples/any_size.py evaluate
+    python examples/any_size.py describe [--form fixed]
+
+Every step sees pictures of another size. `--form fixed` is the usual network instead, whose linear
+layer fits one size: 224×224 pictures leave 56×56 after two poolings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import torch
+from commands import main, positive
+from samples import classified
+from torch import Tensor
+from training import Program, Shape
+
+from infinitypool import nn
+from infinitypool.nn import functional as F
+
+
+def block(channels: int, width: int) -> nn.Sequential:
+    """Convolution, batch normalisation, ReLU, pooling."""
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)
+    )
+
+
+class AnySize(nn.Module):
+    """N×channels×H×W gives N×classes, for any H and W from 8 on."""
+
+    def __init__(self, channels: int, classes: int, sizes: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.features = nn.Sequential(block(channels, 32), block(32, 64), block(64, 128))
+        self.average = nn.AdaptiveAvgPool2d(1)
+        self.classify = nn.Linear(128, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.sizes:
+            size = self.sizes[torch.randint(len(self.sizes), ())]
+            x = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
+        return self.classify(self.average(self.features(x)).flatten(1))
+
+
+class Fixed(nn.Module):
+    """Two poolings and two linear layers, the first of which fits pictures of one size."""
+
+    def __init__(self, channels: int, height: int, width: int, classes: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 16, 3, padding=1)
+        self.conv2 = nn.Conv2d(16, 32, 3, padding=1)
+        self.pool = nn.MaxPool2d(2)
+        self.fc1 = nn.Linear(32 * (height // 4) * (width // 4), 128)
+        self.fc2 = nn.Linear(128, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(F.relu(self.conv1(x)))
+        x = self.pool(F.relu(self.conv2(x)))
+        return self.fc2(F.relu(self.fc1(x.flatten(1))))
+
+
+def network(choice: argparse.Namespace, shape: Shape, classes: int) -> nn.Module:
+    if choice.form == "fixed":
+        return Fixed(*shape, classes)
+    return AnySize(shape[0], classes, tuple(choice.sizes))
+
+
+def samples(choice: argparse.Namespace):
+    size = choice.size or (max(choice.sizes) if choice.data is None else None)
+    return classified(choice.data, size=size, broken=choice.on_broken)
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--form", choices=("any", "fixed"), default="any", help="which network")
+    parser.add_argument(
+        "--sizes", type=positive, nargs="+", default=[24, 32, 48], help="sizes that training takes"
+    )
+
+
+PROGRAM = Program(
+    "any_size",
+    __doc__,
+    network,
+    samples,
+    options=options,
+    example=((3, 224, 224), (3, 112, 112), (3, 96, 96)),
+    any_size=True,
+)
+
+if __name__ == "__main__":
+    sys.exit(main(PROGRAM))

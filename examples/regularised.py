@@ -1,0 +1,121 @@
+"""Keep a network from learning by heart: dropout, channel dropout and norms, compared.
+
+    python examples/regularised.py compare --epochs 10 [--few 300]
+    python examples/regularised.py train --variant channel-dropout
+    python examples/regularised.py evaluate
+    python examples/regularised.py describe --variant group-norm
+
+`compare` trains every variant on the same pictures and draws their curves side by side; with --few
+pictures to learn from, what regularises shows sooner.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+from dataclasses import replace
+
+import figures
+from commands import learn, main, positive
+from samples import classified
+from torch.utils.data import Subset
+from training import Program, Shape, rank
+
+from infinitypool import nn
+
+VARIANTS = {
+    "none": {},
+    "dropout": {"dropout": 0.5},
+    "channel-dropout": {"channel_dropout": 0.2},
+    "batch-norm": {"norm": "batch"},
+    "group-norm": {"norm": "group"},
+}
+
+
+def norm_layer(norm: str | None, channels: int) -> nn.Module:
+    """A batch norm, a group norm of 8 groups, or nothing."""
+    if norm == "batch":
+        return nn.BatchNorm2d(channels)
+    return nn.GroupNorm(8, channels) if norm == "group" else nn.Identity()
+
+
+class Classifier(nn.Sequential):
+    """Two blocks of convolution, norm, ReLU and pooling, and two linear layers.
+
+    Args:
+        shape: of a picture: channels, height, width
+        classes: how many there are
+        norm: "batch", "group" or None
+        channel_dropout: probability with which a block's channels are zeroed, each as a whole
+        dropout: probability with which the numbers before the linear layers are zeroed
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        classes: int,
+        norm: str | None = None,
+        channel_dropout: float = 0.0,
+        dropout: float = 0.0,
+    ) -> None:
+        channels, height, width = shape
+        layers: list[nn.Module] = []
+        for block in (32, 64):
+            layers += [
+                nn.Conv2d(channels, block, 3, padding=1),
+                norm_layer(norm, block),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+                nn.Dropout2d(channel_dropout),
+            ]
+            channels = block
+        super().__init__(
+            *layers,
+            nn.Flatten(),
+            nn.Dropout(dropout),
+            nn.Linear(64 * (height // 4) * (width // 4), 128),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(128, classes),
+        )
+
+
+def network(choice: argparse.Namespace, shape: Shape, classes: int) -> nn.Module:
+    return Classifier(shape, classes, **VARIANTS[choice.variant])
+
+
+def samples(choice: argparse.Namespace):
+    found = classified(choice.data, size=choice.size, broken=choice.on_broken)
+    if choice.few is None:
+        return found
+    return replace(found, train=Subset(found.train, range(min(choice.few, len(found.train)))))
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--variant", choices=VARIANTS, default="dropout", help="what regularises")
+    parser.add_argument("--few", type=positive, help="learn from this many pictures only")
+
+
+def compare(program: Program, choice: argparse.Namespace) -> int:
+    """train every variant and draw their curves together"""
+    histories = {}
+    for variant in VARIANTS:
+        one = copy.copy(choice)
+        one.variant, one.out = variant, choice.out / variant
+        run, status = learn(program, one)
+        if status:
+            return status
+        histories[variant] = run.history
+    if rank() == 0:
+        figures.comparison(choice.out / "comparison.png", histories, program.task.score)
+        print(f"written: {choice.out / 'comparison.png'}")
+    return 0
+
+
+PROGRAM = Program(
+    "regularised", __doc__, network, samples, options=options, commands={"compare": compare}
+)
+
+if __name__ == "__main__":
+    sys.exit(main(PROGRAM))
