@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,6 @@ def common(command: argparse.ArgumentParser, name: str, program: Program) -> Non
         add(
             "--out", type=Path, default=Path("runs", program.name), help="what is written goes here"
         )
-        add("--device", default="auto", help="cpu, cuda, ...; auto: a GPU if there is one")
         add("--on-broken", choices=("stop", "skip"), default="stop", help="at unreadable files")
     if name in ("train", "evaluate", *program.commands):
         add("--data", type=Path, help="folder with pictures; default: data that is already here")
@@ -117,6 +117,7 @@ def common(command: argparse.ArgumentParser, name: str, program: Program) -> Non
         add("--tensorboard", action=argparse.BooleanOptionalAction, default=True, help="logs")
     if name == "train":
         add("--resume", action="store_true", help="continue from OUT/last.pt, bit for bit")
+    add("--device", default="auto", help="cpu, cuda, ...; auto: a GPU if there is one")
     add("--seed", type=int, default=0, help="determines everything that is drawn")
     add("--layers", choices=LAYERS, default="infinitypool", help="whose layers are used")
     program.options(command)
@@ -298,7 +299,8 @@ def outcome(program: Program, network: nn.Module, pictures: Tensor) -> tuple[Ten
 
 def draw_held_out(program: Program, network: nn.Module, samples: Samples, path: Path) -> None:
     """The first pictures that were held out and what the network says of them."""
-    number = min(4 if program.task is SEGMENT else 24, len(samples.test))
+    most = figures.MOST_ROWS if program.task is SEGMENT else 24
+    number = min(most, len(samples.test))
     pictures, truth = zip(*(samples.test[i] for i in range(number)), strict=True)
     pictures, truth = torch.stack(pictures), torch.stack([torch.as_tensor(t) for t in truth])
     predicted, probability = outcome(program, network, pictures)
@@ -413,19 +415,32 @@ def describe(program: Program, choice: argparse.Namespace, given: set[str]) -> i
         for heading in ("layer", "kind", "parameters", "result"):
             table.add_column(heading, justify="left" if heading in ("layer", "kind") else "right")
 
-        def show(name: str, module: nn.Module, result: Tensor, table: Table = table) -> None:
+        called: list[str] = []
+
+        def show(
+            module: nn.Module,
+            _: Any,
+            result: Any,
+            *,
+            name: str,
+            table: Table = table,
+            called: list[str] = called,
+        ) -> None:
+            if any(part.startswith(f"{name}.") for part in called):
+                return  # a layer that is made of layers
+            called.append(name)
             kind = type(module).__name__
             if choice.kind in (None, kind):
-                table.add_row(name, kind, f"{count_parameters(module):,}", times(result.shape))
+                shape = times((result if isinstance(result, Tensor) else result[0]).shape)
+                table.add_row(name, kind, f"{count_parameters(module):,}", shape)
 
-        for name, module in network.named_modules():
-            if not list(module.children()):
-                module.register_forward_hook(lambda m, _, result, name=name: show(name, m, result))
+        for name, module in network.named_children():
+            for inner, part in module.named_modules(prefix=name):
+                part.register_forward_hook(partial(show, name=inner))
         with torch.inference_mode():
             result = network(torch.zeros(1, *shape))
-        table.title = (
-            f"{program.name}: {times((1, *shape))} → {times(result.shape)}, "
-            f"{count_parameters(network):,} parameters"
+        console.print(
+            table,
+            f"{times((1, *shape))} → {times(result.shape)}, {count_parameters(network):,} parameters\n",
         )
-        console.print(table)
     return 0

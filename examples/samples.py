@@ -11,7 +11,6 @@ from __future__ import annotations
 import gzip
 import os
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,30 +20,42 @@ from pathlib import Path
 import numpy as np
 import torch
 from cells import draw
-from PIL import Image, ImageOps, UnidentifiedImageError
+from pictures import (
+    EXTENSIONS,
+    GREY,
+    Refused,
+    opened,
+    pixels_of,
+    read_mask,
+    read_picture,
+    reason,
+    resized,
+    text,
+    write_mask,
+)
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
-from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 
-EXTENSIONS = frozenset(".png .jpg .jpeg .bmp .tif .tiff .webp .gif .pgm .ppm".split())
+__all__ = [
+    "Files",
+    "Kept",
+    "Refused",
+    "Samples",
+    "cells",
+    "classified",
+    "digits",
+    "read_mask",
+    "read_picture",
+    "segmented",
+    "write_mask",
+]
+
+# torchrun's processes all look at the files; one of them talks about it.
+TALKS = os.environ.get("RANK", "0") == "0"
 FASHION = ("T-shirt", "trouser", "pullover", "dress", "coat",
            "sandal", "shirt", "sneaker", "bag", "boot")  # fmt: skip
-# Colours of mask classes, told apart by colour-blind readers too (Okabe and Ito); 0 is black.
-COLOURS = ((0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115),
-           (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))  # fmt: skip
-
-# Pillow warns about damaged metadata on lines of its own; what matters is said in ours.
-warnings.filterwarnings("ignore", module="PIL")
-
-
-class Refused(Exception):
-    """Input that cannot be used; its text is the one line that the user reads."""
-
-    def __str__(self) -> str:
-        # a DataLoader's worker process sends a whole traceback: the line is what comes last
-        return super().__str__().rpartition(f"{__name__}.Refused: ")[2].strip()
 
 
 @dataclass(frozen=True)
@@ -77,7 +88,7 @@ class Kept(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor]:
         picture, target = self.pictures[index][None].float() / 255, self.targets[index]
-        return _resized(picture, self.size), target.long() if target.ndim else int(target)
+        return resized(picture, self.size), target.long() if target.ndim else int(target)
 
 
 @dataclass(frozen=True)
@@ -98,10 +109,11 @@ class Files(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor]:
         path, target = self.items[index]
         picture = read_picture(path, self.shape[0], self.size)
-        if picture.shape != self.shape:  # every file was looked at before: somebody changed it
-            raise Refused(f"{path}: is {_text(picture.shape)} now and was {_text(self.shape)}")
+        _same(path, picture.shape, self.shape)
         if isinstance(target, Path):
-            target = read_mask(target, self.classes, self.shape[1:])
+            mask = read_mask(target, self.classes, self.size)
+            _same(target, mask.shape, self.shape[1:])
+            return picture, mask
         return picture, target
 
 
@@ -116,11 +128,8 @@ def digits(size: int = 28) -> Samples:
     pictures = torch.from_numpy(np.rint(data.images * (255 / 16)).astype(np.uint8))
     targets = torch.from_numpy(data.target.astype(np.uint8))
     square = _square(size)
-    train, test = (
-        Kept(pictures[part], targets[part], square) for part in _split(data.target.tolist())
-    )
-    classes = tuple(str(number) for number in range(10))
-    return Samples("scikit-learn's digits", train, test, classes, (1, *square))
+    parts = (Kept(pictures[part], targets[part], square) for part in _split(targets.tolist()))
+    return Samples("scikit-learn's digits", *parts, tuple("0123456789"), (1, *square))
 
 
 def classified(
@@ -151,16 +160,17 @@ def classified(
         if any(_idx_file(folder, part, kind) for part in ("train", "t10k") for kind in IDX):
             return _idx_samples(folder, size)
     train, test = _parts(path)
-    classes = tuple(_class_folders(train))
+    folders = _class_folders(train)
+    classes = tuple(folders)
     if len(classes) < 2:
         found = f"only the class {classes[0]!r}" if classes else "no class directories"
         raise Refused(f"{train}: {found}; at least two directories CLASS with pictures are needed")
-    parts = [[(p, classes.index(c)) for c, files in _class_folders(train).items() for p in files]]
+    parts = [folders]
     if test:
-        folders = _class_folders(test)
-        for name in folders.keys() - set(classes):
+        parts.append(_class_folders(test))
+        for name in sorted(parts[1].keys() - set(classes)):
             raise Refused(f"{test / name}: there is no class {name!r} in {train}")
-        parts.append([(p, classes.index(c)) for c, files in folders.items() for p in files])
+    parts = [[(p, classes.index(c)) for c, files in part.items() for p in files] for part in parts]
     samples = _file_samples(path, parts, classes, size, _Broken(broken, report))
     for number in set(range(len(classes))) - {target for _, target in samples.train.items}:
         raise Refused(f"{train / classes[number]}: none of its pictures can be trained on")
@@ -190,9 +200,9 @@ def segmented(
         return cells(**({} if size is None else {"size": size}))
     path = Path(path)
     _children(path)
-    names = (
-        ("background", "object") if classes == 2 else tuple(f"class {n}" for n in range(classes))
-    )
+    names = tuple(f"class {number}" for number in range(classes))
+    if classes == 2:
+        names = ("background", "object")
     leave_out = _Broken(broken, report)
     parts = [_pairs(folder, leave_out) for folder in _parts(path) if folder]
     return _file_samples(path, parts, names, size, leave_out)
@@ -242,7 +252,7 @@ def _idx(folder: Path, part: str, kind: str) -> tuple[Path, Tensor]:
         if path.suffix == ".gz":
             data = gzip.decompress(data)
     except Exception as error:  # a broken gzip file raises errors of four kinds
-        raise Refused(f"{path}: cannot be read: {_reason(error)}") from None
+        raise Refused(f"{path}: cannot be read: {reason(error)}") from None
     start = 4 * (1 + IDX[kind])
     magic, *shape = (int.from_bytes(data[at : at + 4], "big") for at in range(0, start, 4))
     if magic != 0x800 + IDX[kind]:
@@ -273,14 +283,9 @@ def _idx_samples(folder: Path, size: int | None) -> Samples:
         raise Refused(f"{folder}: all labels are 0; at least two classes are needed")
     fashion = "fashion" in str(folder.absolute()).lower() and count == len(FASHION)
     shown = tuple(parts[0][0].shape[1:]) if size is None else _square(size)
-    train, test = (Kept(*part, shown) for part in parts)
-    return Samples(
-        f"{'Fashion-MNIST' if fashion else 'MNIST'} files in {folder}",
-        train,
-        test,
-        FASHION if fashion else tuple(str(number) for number in range(count)),
-        (1, *shown),
-    )
+    classes = FASHION if fashion else tuple(str(number) for number in range(count))
+    name = f"{'Fashion-MNIST' if fashion else 'MNIST'} files in {folder}"
+    return Samples(name, *(Kept(*part, shown) for part in parts), classes, (1, *shown))
 
 
 # ------------------------------------------------------------------------- directories of files
@@ -296,7 +301,8 @@ class _Broken:
     def __call__(self, error: Refused) -> None:
         if self.choice == "stop":
             raise Refused(f"{error} (--on-broken skip leaves it out)") from None
-        self.report(f"left out {error}")
+        if TALKS:
+            self.report(f"left out {error}")
 
 
 def _children(folder: Path) -> list[Path]:
@@ -304,7 +310,7 @@ def _children(folder: Path) -> list[Path]:
     try:
         return sorted(child for child in folder.iterdir() if not child.name.startswith("."))
     except OSError as error:
-        raise Refused(f"{folder}: {_reason(error)}; a directory with data is needed") from None
+        raise Refused(f"{folder}: {reason(error)}; a directory with data is needed") from None
 
 
 def _pictures(folder: Path) -> list[Path]:
@@ -349,7 +355,9 @@ def _pairs(folder: Path, leave_out: _Broken) -> list[tuple[Path, Path]]:
     return [(picture, masks[stem]) for stem, picture in pictures.items() if stem in masks]
 
 
-def _file_samples(path, parts, classes, size, leave_out) -> Samples:
+def _file_samples(
+    path: Path, parts: list, classes: tuple[str, ...], size: int | None, leave_out: _Broken
+) -> Samples:
     """Samples of one or two lists of (picture, class or mask), each file read once to see."""
     if len(parts) == 1:  # split before anything is left out: a broken file moves no other
         (items,) = parts
@@ -366,7 +374,7 @@ def _file_samples(path, parts, classes, size, leave_out) -> Samples:
         first = first or (item[0], fact[1])
         if size is None and fact[1] != first[1]:
             raise Refused(
-                f"{item[0]}: is {_text(fact[1])}, but {first[0]} is {_text(first[1])};"
+                f"{item[0]}: is {text(fact[1])}, but {first[0]} is {text(first[1])};"
                 " --size N resizes all"
             )
         grey = grey and fact[0]
@@ -375,8 +383,8 @@ def _file_samples(path, parts, classes, size, leave_out) -> Samples:
         if not part:
             raise Refused(f"{path}: no usable pictures to {name} with; add some")
     shape = (1 if grey else 3, *(square or first[1]))
-    train, test = (Files(tuple(part), shape, len(classes), square) for part in kept)
-    return Samples(f"pictures in {path}", train, test, tuple(classes), shape)
+    files = (Files(tuple(part), shape, len(classes), square) for part in kept)
+    return Samples(f"pictures in {path}", *files, classes, shape)
 
 
 def _examined(items: Sequence, classes: int) -> Iterator[tuple[bool, tuple[int, int]] | Refused]:
@@ -385,13 +393,13 @@ def _examined(items: Sequence, classes: int) -> Iterator[tuple[bool, tuple[int, 
     def examine(item):
         path, target = item
         try:
-            image = _opened(path)
-            _pixels(path, image)
+            image = opened(path)
+            pixels_of(path, image)
             if isinstance(target, Path):
                 mask = read_mask(target, classes)
                 if tuple(mask.shape) != (image.height, image.width):
                     return Refused(
-                        f"{target}: is {_text(mask.shape)}, but its picture {path} is"
+                        f"{target}: is {text(mask.shape)}, but its picture {path} is"
                         f" {image.height}×{image.width}"
                     )
         except Refused as error:
@@ -399,7 +407,7 @@ def _examined(items: Sequence, classes: int) -> Iterator[tuple[bool, tuple[int, 
         return image.mode in GREY, (image.height, image.width)
 
     console = Console(stderr=True)
-    shown = sys.stderr.isatty() and os.environ.get("RANK", "0") == "0"
+    shown = TALKS and sys.stderr.isatty()
     with ThreadPoolExecutor() as pool:
         try:
             results = pool.map(examine, items)
@@ -407,98 +415,6 @@ def _examined(items: Sequence, classes: int) -> Iterator[tuple[bool, tuple[int, 
                              transient=True, disable=not shown)  # fmt: skip
         finally:  # do not read on when nobody wants the rest
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-# -------------------------------------------------------------------------------- single files
-
-GREY = frozenset({"1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N", "I", "F"})
-
-
-def read_picture(path: Path, channels: int, size: tuple[int, int] | None = None) -> Tensor:
-    """A picture as float32 ``channels``×H×W between 0 and 1: grey for one channel, or RGB.
-
-    The first picture of several; upright as its EXIF data say; what is transparent shows white;
-    16 bits are scaled by their range. ``size`` (height, width) resizes it. Raises Refused.
-    """
-    pixels = _pixels(path, _opened(path))
-    if pixels.ndim == 2:
-        picture = torch.from_numpy(pixels).expand(channels, -1, -1)
-    elif channels == 1:
-        luma = np.array([0.299, 0.587, 0.114], np.float32)  # as television weighs colours
-        picture = torch.from_numpy(pixels @ luma)[None]
-    else:
-        picture = torch.from_numpy(pixels).permute(2, 0, 1)
-    return _resized(picture.contiguous(), size or tuple(picture.shape[1:]))
-
-
-def read_mask(path: Path, classes: int, size: tuple[int, int] | None = None) -> Tensor:
-    """A mask as int64 H×W with values 0 to ``classes`` - 1, resized to the nearest pixel.
-
-    Grey values or palette indices are the classes; of two, 255 counts as 1. Raises Refused.
-    """
-    image = _opened(path)
-    if image.mode not in GREY | {"P"} or image.mode in {"LA", "La", "F"}:
-        raise Refused(f"{path}: a mask has one whole number a pixel, but this is {image.mode};"
-                      " save it as grey or palette PNG with the classes as values")  # fmt: skip
-    mask = torch.from_numpy(np.asarray(image).astype(np.int64))
-    if classes == 2:
-        mask[mask == 255] = 1
-    wrong = mask[(mask < 0) | (mask >= classes)]
-    if len(wrong):
-        raise Refused(
-            f"{path}: {len(wrong)} pixels of the mask are no class, the first {int(wrong[0])};"
-            f" values must be 0 to {classes - 1} (--classes changes that; JPEG blurs values)"
-        )
-    if size is None or size == mask.shape:
-        return mask
-    return interpolate(mask[None, None].double(), size, mode="nearest-exact")[0, 0].long()
-
-
-def write_mask(path: Path, mask: Tensor) -> None:
-    """A mask H×W as palette PNG, classes (at most 256) as values: all of it, or Refused."""
-    from checkpoints import replacing  # it imports this module
-
-    image = Image.fromarray(mask.cpu().numpy().astype(np.uint8))
-    image.putpalette([value for n in range(256) for value in COLOURS[n % len(COLOURS)]])
-    try:
-        with replacing(Path(path)) as file:
-            image.save(file, "PNG")
-    except OSError as error:
-        raise Refused(f"{path}: cannot be written: {_reason(error)}") from None
-
-
-def _opened(path: Path) -> Image.Image:
-    """Decoded completely and turned upright, or Refused."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return ImageOps.exif_transpose(image)
-    except UnidentifiedImageError:
-        raise Refused(f"{path}: not a picture, or damaged") from None
-    except Exception as error:  # Pillow's decoders raise errors of a dozen kinds on damaged files
-        raise Refused(f"{path}: cannot be read: {_reason(error)}") from None
-
-
-def _pixels(path: Path, image: Image.Image) -> np.ndarray:
-    """float32 H×W or H×W×3 between 0 and 1."""
-    if image.has_transparency_data and not image.mode.startswith("I"):
-        image = image.convert("RGBA" if image.mode not in GREY else "LA")
-        white = Image.new(image.mode, image.size, "white")
-        image = Image.composite(image, white, image.getchannel("A"))
-        image = image.convert("L" if image.mode == "LA" else "RGB")
-    elif image.mode == "1":
-        image = image.convert("L")
-    elif image.mode not in GREY:
-        image = image.convert("RGB")
-    pixels = np.asarray(image).astype(np.float32)
-    if image.mode in {"L", "RGB"}:
-        return pixels / 255
-    if image.mode.startswith("I;16") or pixels.max() > 1 and image.mode == "I":
-        pixels /= 65535
-    if not (pixels.min() >= 0 and pixels.max() <= 1):
-        raise Refused(f"{path}: {image.mode} pixels from {pixels.min():g} to {pixels.max():g};"
-                      " save it with 8 or 16 bits")  # fmt: skip
-    return pixels
 
 
 # --------------------------------------------------------------------------------- small things
@@ -514,25 +430,13 @@ def _split(targets: Sequence[int]) -> tuple[list[int], list[int]]:
     return parts
 
 
-def _resized(picture: Tensor, size: tuple[int, int]) -> Tensor:
-    """C×H×W in another height and width, bilinear, without aliasing."""
-    if tuple(picture.shape[1:]) == tuple(size):
-        return picture
-    return interpolate(picture[None], size, mode="bilinear", antialias=True)[0]
+def _same(path: Path, now: Sequence[int], before: Sequence[int]) -> None:
+    """Every file was looked at before: has somebody changed this one?"""
+    if tuple(now) != tuple(before):
+        raise Refused(f"{path}: is {text(now)} now and was {text(before)}")
 
 
 def _square(size: int) -> tuple[int, int]:
     if size < 1:
         raise Refused(f"--size {size}: pictures have at least 1×1 pixels")
     return size, size
-
-
-def _text(shape: Sequence[int]) -> str:
-    return "×".join(str(length) for length in shape)
-
-
-def _reason(error: BaseException) -> str:
-    """The error in a few words on one line."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    text = " ".join(text.split()) or type(error).__name__
-    return text[:1].lower() + text[1:]

@@ -21,11 +21,7 @@ from infinitypool import nn
 
 
 class Block(nn.Module):
-    """Self-attention and a feed-forward part four times as wide, each added and normalised.
-
-    N×L×width gives N×L×width. Adding, dropping and normalising are one pass over memory in
-    :func:`F.add_layer_norm`; ``--layers torch`` takes three.
-    """
+    """Self-attention and a feed-forward part four times as wide, each added and normalised: N×L×width."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
