@@ -24,14 +24,14 @@ def draw(random: np.random.Generator, size: int) -> np.ndarray:
         if random.random() < 0.5 or not (0 < centre.min() and centre.max() < wide):
             centre = random.uniform(0, wide, 2)  # else it touches the one before
         window, inside, height = _cell(random, centre, wide)
-        light[window] += inside * height * texture[window] * 2 ** random.uniform(-1.3, 0.5)
+        light[window] += inside * height * texture[window] * 2 ** random.uniform(-1.6, 0.6)
         mask[window] |= inside
-    haze = 0.4 + 0.24 * _uneven(random, wide, 3) + 0.08 * _uneven(random, wide, 6)
+    haze = 0.42 + 0.24 * _uneven(random, wide, 3) + 0.1 * _uneven(random, wide, 6)
     seen = _blurred(light, random.uniform(0.8, 1.8)) + haze.clip(0.05)
     # few photons make a noisy picture, and reading them out adds to it
-    deviation = np.sqrt(seen / random.uniform(100, 300) + 0.02**2)
+    deviation = np.sqrt(seen / random.uniform(30, 90) + 0.04**2)
     seen += deviation * random.normal(size=seen.shape)
-    picture = np.clip(seen * 105 * random.uniform(0.8, 1.2), 0, 255).astype(np.uint8)
+    picture = np.clip(seen * 100 * random.uniform(0.8, 1.2), 0, 255).astype(np.uint8)
     return np.stack([picture, mask])[:, margin:-margin, margin:-margin]
 
 

@@ -12,7 +12,6 @@ import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import IO, Any
 
 import torch
@@ -22,19 +21,22 @@ from torch import nn
 
 @contextmanager
 def replacing(path: Path, mode: str = "wb") -> Iterator[IO]:
-    """A new file that takes the place of ``path`` when it is whole; until then, the old one stays."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile(mode, dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
+    """A new file that takes the place of ``path`` when it is whole; until then, the old one stays.
+
+    Every OSError names ``path``.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
         try:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
-            os.replace(file.name, path)
-        except BaseException:
-            file.close()
-            os.unlink(file.name)
-            raise
+            with part.open(mode) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ A program ends with ``sys.exit(main(Program(...)))``; see :class:`training.Progr
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ from training import (
     build,
     count,
     device_of,
+    fitting,
     measure,
     processes,
     rank,
@@ -40,7 +42,7 @@ from training import (
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 
 # Options that may change when training continues. All others are the recipe: a checkpoint has them.
-FREE = {"command", "epochs", "out", "resume", "fresh", "device", "workers", "tensorboard"}
+FREE = {"command", "out", "resume", "fresh", "device", "workers", "tensorboard"}
 FREE |= {"checkpoint", "files", "on_broken", "input", "kind"}
 
 
@@ -50,6 +52,20 @@ FREE |= {"checkpoint", "files", "on_broken", "input", "kind"}
 def positive(text: str) -> int:
     number = int(text)
     if number < 1:
+        raise ValueError(text)
+    return number
+
+
+def natural(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError(text)
+    return number
+
+
+def probability(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 1:
         raise ValueError(text)
     return number
 
@@ -109,16 +125,17 @@ def common(command: argparse.ArgumentParser, name: str, program: Program) -> Non
         add("--data", type=Path, help="folder with pictures; default: data that is already here")
         add("--size", type=positive, help="resize pictures to SIZE×SIZE")
         add("--batch-size", type=positive, default=64, help="samples of a step, over all processes")
-        add("--workers", type=int, default=0, help="processes that read pictures")
+        add("--workers", type=natural, default=0, help="processes that read pictures")
     if name in ("train", *program.commands):
         add("--epochs", type=positive, default=3, help="passes over the samples")
-        add("--lr", type=above_zero, default=1e-3, help="Adam's learning rate")
+        add("--lr", type=above_zero, default=1e-3, help="Adam's first learning rate")
+        add("--schedule", choices=("linear", "constant"), default="linear", help="of --lr")
         add("--fresh", action="store_true", help="overwrite what an earlier training wrote")
         add("--tensorboard", action=argparse.BooleanOptionalAction, default=True, help="logs")
     if name == "train":
         add("--resume", action="store_true", help="continue from OUT/last.pt, bit for bit")
     add("--device", default="auto", help="cpu, cuda, ...; auto: a GPU if there is one")
-    add("--seed", type=int, default=0, help="determines everything that is drawn")
+    add("--seed", type=natural, default=0, help="determines everything that is drawn")
     add("--layers", choices=LAYERS, default="infinitypool", help="whose layers are used")
     program.options(command)
 
@@ -174,6 +191,9 @@ def main(program: Program, arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"{program.name}: {refused}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"{program.name}: {error.filename or choice.out}: {error.strerror}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"{program.name}: stopped at once; last.pt is as it was", file=sys.stderr)
         return INTERRUPTED
@@ -208,18 +228,14 @@ def table_of(program: Program, history: list[dict[str, float]], title: str) -> T
 
 def console_of() -> Console:
     """Where the first of all processes speaks; the others are silent."""
-    return Console(quiet=rank() > 0, width=None if sys.stdout.isatty() else 110)
+    return Console(quiet=rank() > 0, markup=False, highlight=False, soft_wrap=True)
 
 
 def train(program: Program, choice: argparse.Namespace, given: set[str]) -> int:
     last, state = choice.out / "last.pt", None
     if choice.resume:
         state = checkpoints.load(last, program.name)
-        follow(choice, given, state, last)
-    elif last.exists() and not choice.fresh:
-        raise Refused(
-            f"{last} exists: --resume continues it, --fresh overwrites it, another --out keeps it"
-        )
+        follow(choice, given, state, last, {"epochs"})
     return learn(program, choice, state)[1]
 
 
@@ -239,7 +255,17 @@ def learn(
     program: Program, choice: argparse.Namespace, state: dict[str, Any] | None = None
 ) -> tuple[Run, int]:
     """Train, and show and draw what was learnt: the training and the exit status."""
-    run = Run(program, choice, recipe_of(choice), state)
+    recipe = recipe_of(choice)
+    last = choice.out / "last.pt"
+    if state is None and last.exists() and not choice.fresh:
+        raise Refused(
+            f"{last} exists: --resume continues it, --fresh overwrites it, another --out keeps it"
+        )
+    run = Run(program, choice, recipe, state)
+    choice.out.mkdir(parents=True, exist_ok=True)
+    if rank() == 0:
+        with checkpoints.replacing(choice.out / "options.json", "w") as file:
+            json.dump(recipe, file, indent=2)
     console, samples = console_of(), run.samples
     console.print(
         f"{samples.name}: {len(samples.train)} pictures of {times(samples.shape)} to learn from, "
@@ -251,7 +277,7 @@ def learn(
 
     def finished(row: dict[str, float]) -> None:
         shown = (f"{heading} {text.format(row[key])}" for key, heading, text in columns(program))
-        console.print(", ".join(shown), highlight=False)
+        console.print(", ".join(shown))
         if logs is not None:
             for key, value in row.items():
                 part, _, what = key.partition("_")
@@ -321,7 +347,7 @@ def restored(
     """The network of a checkpoint, and the checkpoint."""
     path = choice.checkpoint or choice.out / "best.pt"
     state = checkpoints.load(path, program.name)
-    follow(choice, given, state, path, {"layers", "data", "size", "batch_size", "seed"})
+    follow(choice, given, state, path, {"layers", "data", "size", "batch_size", "seed", "epochs"})
     network = build(program, choice, tuple(state["shape"]), len(state["classes"]))
     checkpoints.fit(network, state, path)
     return network.to(device_of(choice)), state
@@ -378,7 +404,7 @@ def predict(program: Program, choice: argparse.Namespace, given: set[str]) -> in
             )
             shares = predicted.flatten().bincount(minlength=len(classes)) / predicted.numel()
             parts = ", ".join(f"{n} {s:.1%}" for n, s in zip(classes, shares.tolist(), strict=True))
-            console.print(f"{file}: {parts}; written: {mask}, {figure}", highlight=False)
+            console.print(f"{file}: {parts}; written: {mask}, {figure}")
         else:
             console.print(
                 f"{file}: {classes[predicted[0]]} ({probability[0]:.1%})", highlight=False
@@ -437,7 +463,7 @@ def describe(program: Program, choice: argparse.Namespace, given: set[str]) -> i
         for name, module in network.named_children():
             for inner, part in module.named_modules(prefix=name):
                 part.register_forward_hook(partial(show, name=inner))
-        with torch.inference_mode():
+        with fitting(shape), torch.inference_mode():
             result = network(torch.zeros(1, *shape))
         console.print(
             table,

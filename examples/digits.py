@@ -59,23 +59,22 @@ class FunctionalForm(nn.Module):
         return self.fc2(x)
 
 
-class Blocks(nn.Sequential):
-    """Three blocks of 32, 64 and 128 channels, each ended by pooling; layers have names.
+def blocks(channels: int, height: int, width: int, classes: int) -> nn.Sequential:
+    """Three blocks of 32, 64 and 128 channels, each ended by pooling, whose layers have names.
 
-    Parts are picked out by them: ``network[:4]`` is the first block, ``network.conv2`` its second
-    convolution, and ``describe --kind Conv2d`` lists all convolutions.
+    Parts are picked out by place or name: ``network[:4]`` is the first block, ``network.conv2`` the
+    second convolution; ``describe --kind Conv2d`` lists all of them.
     """
-
-    def __init__(self, channels: int, height: int, width: int, classes: int) -> None:
-        super().__init__()
-        for i, width_of_block in enumerate((32, 64, 128), 1):
-            self.add_module(f"conv{i}", nn.Conv2d(channels, width_of_block, 3, padding=1))
-            self.add_module(f"norm{i}", nn.BatchNorm2d(width_of_block))
-            self.add_module(f"relu{i}", nn.ReLU())
-            self.add_module(f"pool{i}", nn.MaxPool2d(2))
-            channels = width_of_block
-        self.add_module("flatten", nn.Flatten())
-        self.add_module("fc", nn.Linear(128 * (height // 8) * (width // 8), classes))
+    network = nn.Sequential()
+    for i, channels_after in enumerate((32, 64, 128), 1):
+        network.add_module(f"conv{i}", nn.Conv2d(channels, channels_after, 3, padding=1))
+        network.add_module(f"norm{i}", nn.BatchNorm2d(channels_after))
+        network.add_module(f"relu{i}", nn.ReLU())
+        network.add_module(f"pool{i}", nn.MaxPool2d(2))
+        channels = channels_after
+    network.add_module("flatten", nn.Flatten())
+    network.add_module("fc", nn.Linear(channels * (height // 8) * (width // 8), classes))
+    return network
 
 
 def conv_norm_relu(channels: int, width: int) -> nn.Sequential:
@@ -116,7 +115,7 @@ FORMS = {
     "conv-norm": ConvNorm,
     "module": ModuleForm,
     "functional": FunctionalForm,
-    "blocks": Blocks,
+    "blocks": blocks,
 }
 
 

@@ -102,8 +102,6 @@ def pixels_of(path: Path, image: Image.Image) -> np.ndarray:
         white = Image.new(image.mode, image.size, "white")
         image = Image.composite(image, white, image.getchannel("A"))
         image = image.convert("L" if image.mode == "LA" else "RGB")
-    elif image.mode == "1":
-        image = image.convert("L")
     elif image.mode not in GREY:
         image = image.convert("RGB")
     pixels = np.asarray(image).astype(np.float32)

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -156,12 +157,31 @@ def build(program: Program, choice: argparse.Namespace, shape: Shape, classes: i
     source.nn = LAYERS[choice.layers]
     source.F = source.nn.functional
     torch.manual_seed(choice.seed)
-    return program.network(choice, shape, classes)
+    with fitting(shape):
+        return program.network(choice, shape, classes)
+
+
+@contextmanager
+def fitting(shape: Shape) -> Iterator[None]:
+    """Refuses pictures of which a network's layers leave nothing."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of layers without an element
+            yield
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise Refused(
+            f"pictures of {'×'.join(map(str, shape))} do not fit this network ({reason}): give "
+            "larger ones, by --size or --input"
+        ) from error
 
 
 def device_of(choice: argparse.Namespace) -> torch.device:
     if choice.device != "auto":
-        return torch.device(choice.device)
+        try:
+            return torch.empty(0, device=choice.device).device
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise Refused(f"--device {choice.device} cannot be used here: {reason}") from error
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -322,7 +342,9 @@ class Run:
         self.samples = program.samples(choice)
         self.check_counts()
         self.network = build(program, choice, self.samples.shape, len(self.samples.classes))
-        self.network.to(self.device)
+        with fitting(self.samples.shape), torch.inference_mode():
+            program.forward(self.network.eval(), torch.zeros(1, *self.samples.shape))
+        self.network.to(self.device).train()
         self.epoch, self.step = 0, 0  # finished epochs, and steps of the running one
         self.history: list[dict[str, float]] = []
         self.sums = self.no_sums()
@@ -349,11 +371,21 @@ class Run:
     def no_sums(self) -> Sums:
         return Sums.none(len(self.samples.classes))
 
+    def rate(self) -> float:
+        """The learning rate of this step: it falls to nothing in a line, or stays."""
+        if self.choice.schedule == "constant":
+            return self.choice.lr
+        steps = -(-len(self.samples.train) // self.choice.batch_size)
+        done = (self.epoch * steps + self.step) / (self.choice.epochs * steps)
+        return self.choice.lr * (1 - done)
+
     def learn(self, pictures: Tensor, targets: Tensor, of_batch: int) -> float:
         """One step, in which all processes see ``of_batch`` samples; its loss here."""
         torch.manual_seed(seeded(self.choice.seed, self.epoch, self.step, rank()))
         logits = self.program.forward(self.spread, pictures)
         loss = F.cross_entropy(logits, targets)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate()
         self.optimiser.zero_grad()
         # Gradients are averaged over processes; weighted like this, it is the average of the batch
         (loss * (len(targets) * world() / of_batch)).backward()

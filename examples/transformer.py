@@ -12,7 +12,7 @@ import argparse
 import sys
 
 import torch
-from commands import main, positive
+from commands import main, positive, probability
 from samples import Refused, classified
 from torch import Tensor
 from training import Program, Shape
@@ -72,7 +72,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=positive, default=64, help="numbers of one item")
     parser.add_argument("--heads", type=positive, default=4, help="of the attention")
     parser.add_argument("--depth", type=positive, default=2, help="blocks")
-    parser.add_argument("--dropout", type=float, default=0.1, help="probability")
+    parser.add_argument("--dropout", type=probability, default=0.1, help="probability")
 
 
 PROGRAM = Program("transformer", __doc__, network, samples, options=options)
