@@ -15,13 +15,12 @@ import argparse
 import sys
 
 import torch
-from commands import main, positive
-from samples import classified
 from torch import Tensor
-from training import Program, Shape
 
 from infinitypool import nn
 from infinitypool.nn import functional as F
+
+from common import Program, Shape, classified, main, positive
 
 
 def block(channels: int, width: int) -> nn.Sequential:

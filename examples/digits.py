@@ -15,13 +15,12 @@ from __future__ import annotations
 import argparse
 import sys
 
-from commands import main
-from samples import classified
 from torch import Tensor
-from training import Program, Shape
 
 from infinitypool import nn
 from infinitypool.nn import functional as F
+
+from common import Program, Shape, classified, main
 
 
 class ModuleForm(nn.Module):

@@ -16,13 +16,11 @@ import copy
 import sys
 from dataclasses import replace
 
-import figures
-from commands import learn, main, positive
-from samples import classified
 from torch.utils.data import Subset
-from training import Program, Shape, rank
 
 from infinitypool import nn
+
+from common import Program, Shape, classified, figures, learn, main, positive, rank
 
 VARIANTS = {
     "none": {},

@@ -12,12 +12,11 @@ import argparse
 import sys
 
 import torch
-from commands import main, positive, probability
-from samples import Refused, classified
 from torch import Tensor
-from training import Program, Shape
 
 from infinitypool import nn
+
+from common import Program, Refused, Shape, classified, main, positive, probability
 
 
 class Block(nn.Module):

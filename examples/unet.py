@@ -17,12 +17,11 @@ import math
 import sys
 
 import torch
-from commands import main, positive
-from samples import segmented
 from torch import Tensor
-from training import SEGMENT, Program, Shape
 
 from infinitypool import nn
+
+from common import SEGMENT, Program, Shape, main, positive, segmented
 
 BORDER = 92  # pixels that the valid convolutions take away at each side
 STEP = 16  # the result has 4 more pixels than a multiple of it: four poolings by two

@@ -59,7 +59,8 @@ def squares(tmp_path_factory) -> Path:
     """Six grey pictures of 16×12 pixels with a bright square, and its masks."""
     import torch
     from PIL import Image
-    from samples import write_mask
+
+    from common.samples import write_mask
 
     folder = tmp_path_factory.mktemp("squares")
     random = np.random.default_rng(0)
@@ -75,9 +76,18 @@ def squares(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def no_figures(monkeypatch):
+    """Training draws nothing: what it draws is looked at by other tests."""
+    from common import commands
+
+    monkeypatch.setattr(commands.figures, "curves", lambda *_: None)
+    monkeypatch.setattr(commands, "draw_held_out", lambda *_: None)
+
+
+@pytest.fixture
 def run(one_thread, capsys):
     """Run a program in this process, check its exit status, and return what it printed."""
-    from commands import main
+    from common import main
 
     def run(program, command: str, *options: object, status: int = 0) -> str:
         capsys.readouterr()
@@ -94,7 +104,7 @@ def run(one_thread, capsys):
 @pytest.fixture
 def refused(one_thread, capsys):
     """Run what cannot be done: exit status 2 and one line on stderr that says all the words."""
-    from commands import main
+    from common import main
 
     def refused(program, command: str, *options: object, words: tuple[object, ...]) -> str:
         capsys.readouterr()

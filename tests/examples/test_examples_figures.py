@@ -6,12 +6,13 @@ import math
 import os
 import resource
 
-import figures
 import matplotlib
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from common import figures
 
 HISTORY = [
     {"epoch": 1, "train_loss": 1.5, "test_loss": 1.2, "train_score": 0.5, "test_score": 0.6},

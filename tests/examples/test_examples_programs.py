@@ -6,22 +6,23 @@ import csv
 import json
 import re
 
-import any_size
-import checkpoints
-import digits
 import numpy as np
 import pytest
-import regularised
 import torch
-import transformer
-import unet
-from commands import read
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
-from training import Program, build
 
 import infinitypool.nn
+
+import any_size
+import digits
+import regularised
+import transformer
+import unet
+from common import Program, checkpoints
+from common.commands import read
+from common.training import build
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -243,7 +244,7 @@ def test_our_layers_and_those_of_torch_are_one_network(program, options, shape):
     results = []
     for layers in ("infinitypool", "torch"):
         network = made(program, "--layers", layers, *options, shape=shape).eval()
-        for module in network.modules():
+        for module in leaves(network):
             name, source = type(module).__name__, type(module).__module__
             if re.search("Pool|Norm|Dropout", name):
                 assert source.split(".")[0] == layers, name
@@ -258,7 +259,7 @@ def test_our_layers_and_those_of_torch_are_one_network(program, options, shape):
     torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_both_kinds_of_layers_learn_alike(run, rows, tmp_path):
+def test_both_kinds_of_layers_learn_alike(run, no_figures, rows, tmp_path):
     learnt = []
     for layers in ("infinitypool", "torch"):
         options = ("--data", rows, "--batch-size", 10, "--epochs", 1, "--layers", layers)
@@ -403,7 +404,7 @@ def test_describe_lists_all_convolutions(run):
     ]
 
 
-def test_compare_trains_every_variant_alike(run, rows, tmp_path):
+def test_compare_trains_every_variant_alike(run, no_figures, rows, tmp_path):
     options = ("--data", rows, "--few", 20, "--batch-size", 10, "--epochs", 1)
     printed = run(regularised.PROGRAM, "compare", *options, "--out", tmp_path)
     assert "20 pictures of" in printed

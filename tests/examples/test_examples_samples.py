@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import samples
 import torch
 from PIL import Image
-from samples import Refused
 from torch.utils.data import DataLoader, Subset
+
+from common import samples
+from common.samples import Refused
 
 RANDOM = np.random.default_rng(6)
 

@@ -11,18 +11,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-import checkpoints
-import commands
-import digits
 import pytest
-import regularised
 import torch
-import training
 from sklearn.metrics import accuracy_score, jaccard_score, recall_score
 
-EXAMPLES = Path(training.__file__).parent
+import digits
+import regularised
+from common import checkpoints, commands, training
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+EXAMPLES = Path(digits.__file__).parent
+
+pytestmark = pytest.mark.usefixtures("one_thread", "no_figures")
 
 
 # --- measures ------------------------------------------------------------------------------------
@@ -53,15 +52,6 @@ def test_a_class_that_is_nowhere_has_no_measure():
 
 
 # --- what is drawn -------------------------------------------------------------------------------
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_figures():
-    """Other tests look at them."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(commands.figures, "curves", lambda *_: None)
-        patched.setattr(commands, "draw_held_out", lambda *_: None)
-        yield
 
 
 def recipe(rows, *more):
@@ -187,8 +177,9 @@ def test_a_second_ctrl_c_ends_at_once(rows, tmp_path, signalled, capsys):
 
 KILLED = """
 import os, signal, sys
-from commands import main
-import regularised, torch, training
+from common.commands import main
+import regularised, torch
+from common import training
 
 torch.set_num_threads(1)
 learn = training.Run.learn

@@ -7,36 +7,14 @@ optimiser's state, the epoch and step, what the running epoch has seen, the hist
 from __future__ import annotations
 
 import io
-import os
 import pickle
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
-from samples import Refused
 from torch import nn
 
-
-@contextmanager
-def replacing(path: Path, mode: str = "wb") -> Iterator[IO]:
-    """A new file that takes the place of ``path`` when it is whole; until then, the old one stays.
-
-    Every OSError names ``path``.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        try:
-            with part.open(mode) as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
+from .files import Refused, replacing
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

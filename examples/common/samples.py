@@ -19,11 +19,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from cells import draw
-from pictures import (
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from .cells import draw
+from .files import Refused
+from .pictures import (
     EXTENSIONS,
     GREY,
-    Refused,
     opened,
     pixels_of,
     read_mask,
@@ -33,10 +38,6 @@ from pictures import (
     text,
     write_mask,
 )
-from rich.console import Console
-from rich.progress import track
-from torch import Tensor
-from torch.utils.data import Dataset
 
 __all__ = [
     "Files",

@@ -19,18 +19,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import checkpoints
 import numpy as np
 import torch
 import torch.distributed as dist
 from rich.progress import Progress
-from samples import Refused, Samples
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
 import infinitypool.nn
+
+from . import checkpoints
+from .files import Refused, replacing
+from .samples import Samples
 
 Shape = tuple[int, int, int]  # channels, height, width of a picture
 
@@ -442,7 +444,7 @@ class Run:
         if is_best:
             self.save(self.best)
         if rank() == 0:
-            with checkpoints.replacing(self.choice.out / "history.csv", "w") as file:
+            with replacing(self.choice.out / "history.csv", "w") as file:
                 table = csv.DictWriter(file, row)
                 table.writeheader()
                 table.writerows(self.history)

@@ -12,6 +12,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from .files import Refused, replacing
+
 EXTENSIONS = frozenset(".png .jpg .jpeg .bmp .tif .tiff .webp .gif .pgm .ppm".split())
 GREY = frozenset({"1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N", "I", "F"})
 # Colours of mask classes, told apart by colour-blind readers too (Okabe and Ito); 0 is black.
@@ -20,14 +22,6 @@ COLOURS = ((0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115),
 
 # Pillow warns about damaged metadata on lines of its own; what matters is said in ours.
 warnings.filterwarnings("ignore", module="PIL")
-
-
-class Refused(Exception):
-    """Input that cannot be used; its text is the one line that the user reads."""
-
-    def __str__(self) -> str:
-        # a DataLoader's worker process sends a whole traceback: the line is what comes last
-        return super().__str__().rpartition(f"{__name__}.Refused: ")[2].strip()
 
 
 def read_picture(path: Path, channels: int, size: tuple[int, int] | None = None) -> Tensor:
@@ -72,7 +66,6 @@ def read_mask(path: Path, classes: int, size: tuple[int, int] | None = None) -> 
 
 def write_mask(path: Path, mask: Tensor) -> None:
     """A mask H×W as palette PNG, classes (at most 256) as values: all of it, or Refused."""
-    from checkpoints import replacing  # it imports this module
 
     image = Image.fromarray(mask.cpu().numpy().astype(np.uint8))
     image.putpalette([value for n in range(256) for value in COLOURS[n % len(COLOURS)]])

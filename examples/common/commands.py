@@ -15,16 +15,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import checkpoints
-import figures
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from samples import Refused, Samples, read_picture, write_mask
 from torch import Tensor, nn
 from torch.nn import functional as F
-from training import (
+
+from . import checkpoints, figures
+from .files import Refused, replacing
+from .pictures import read_picture, write_mask
+from .samples import Samples
+from .training import (
     LAYERS,
     SEGMENT,
     Program,
@@ -264,7 +266,7 @@ def learn(
     run = Run(program, choice, recipe, state)
     choice.out.mkdir(parents=True, exist_ok=True)
     if rank() == 0:
-        with checkpoints.replacing(choice.out / "options.json", "w") as file:
+        with replacing(choice.out / "options.json", "w") as file:
             json.dump(recipe, file, indent=2)
     console, samples = console_of(), run.samples
     console.print(

@@ -8,7 +8,6 @@ colours are ones that the colour-blind can tell apart; lines and marks differ in
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
@@ -24,6 +23,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from PIL import Image
+
+from .files import replacing
 
 History = Sequence[Mapping[str, Any]]
 
@@ -210,16 +211,8 @@ def _file(path: Path, width: float, height: float) -> Iterator[Figure]:
         small = drawn.convert("RGB").quantize(256, dither=Image.Dither.NONE)
     content = BytesIO()
     small.save(content, "PNG", optimize=True)
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        try:
-            part.write_bytes(content.getbuffer())
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
+    with replacing(Path(path)) as file:
+        file.write(content.getbuffer())
 
 
 def _array(values: Any) -> np.ndarray:
