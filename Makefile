@@ -6,10 +6,18 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 SOURCES := CMakeLists.txt pyproject.toml constraints.txt $(shell find csrc -type f)
 
-.PHONY: demo test bench clean
+.PHONY: demo examples test bench clean
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/demo.py $(if $(IMAGE),"$(IMAGE)")
+
+# Every program once, briefly; what they write lies in runs/
+examples: $(VENV)/examples
+	$(BIN)/python examples/digits.py train --epochs 3 --batch-size 100 --fresh
+	$(BIN)/python examples/any_size.py train --epochs 3 --fresh
+	$(BIN)/python examples/transformer.py train --epochs 5 --fresh
+	$(BIN)/python examples/regularised.py compare --epochs 5 --few 300 --fresh
+	$(BIN)/python examples/unet.py train --width 8 --epochs 3 --fresh
 
 test: $(VENV)/test
 	$(BIN)/python -m ruff check .
@@ -24,7 +32,7 @@ $(VENV)/pip:
 	touch $@
 
 # One rule for each set of extras: the package is rebuilt when its native sources change.
-$(VENV)/demo $(VENV)/test: $(VENV)/pip $(SOURCES)
+$(VENV)/demo $(VENV)/examples $(VENV)/test: $(VENV)/pip $(SOURCES)
 	$(PIP) --editable ".[$(@F)]"
 	touch $@
 

@@ -243,6 +243,7 @@ def spread(network: nn.Module, layers: str) -> nn.Module:
 
 def seeded(*numbers: int) -> int:
     """One seed of several numbers, whose neighbours have nothing in common."""
+    numbers = (len(numbers), *numbers)  # zeros at the end would not count
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
