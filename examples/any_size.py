@@ -1,6 +1,6 @@
 """Classify pictures of any size: three blocks, then one average over all that is left.
 
-    python examples/any_size.py train --sizes 24 32 48 [--data FOLDER]
+    python examples/any_size.py train --sizes 24 28 32 [--data FOLDER]
     python examples/any_size.py predict small.png large.png ...
     python examples/any_size.py evaluate
     python examples/any_size.py describe [--form fixed]
@@ -20,13 +20,16 @@ from torch import Tensor
 from infinitypool import nn
 from infinitypool.nn import functional as F
 
-from common import Program, Shape, classified, main, positive
+from common import Program, Refused, Shape, classified, main, positive
 
 
 def block(channels: int, width: int) -> nn.Sequential:
     """Convolution, batch normalisation, ReLU, pooling."""
     return nn.Sequential(
-        nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)
+        nn.Conv2d(channels, width, 3, padding=1),
+        nn.BatchNorm2d(width, momentum=0.3),  # sizes are few, and so are steps
+        nn.ReLU(),
+        nn.MaxPool2d(2),
     )
 
 
@@ -67,6 +70,8 @@ class Fixed(nn.Module):
 def network(choice: argparse.Namespace, shape: Shape, classes: int) -> nn.Module:
     if choice.form == "fixed":
         return Fixed(*shape, classes)
+    if min(choice.sizes) < 8:
+        raise Refused(f"--sizes {min(choice.sizes)}: three poolings leave nothing of less than 8")
     return AnySize(shape[0], classes, tuple(choice.sizes))
 
 
@@ -78,7 +83,7 @@ def samples(choice: argparse.Namespace):
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--form", choices=("any", "fixed"), default="any", help="which network")
     parser.add_argument(
-        "--sizes", type=positive, nargs="+", default=[24, 32, 48], help="sizes that training takes"
+        "--sizes", type=positive, nargs="+", default=[24, 28, 32], help="sizes that training takes"
     )
 
 
@@ -90,6 +95,7 @@ PROGRAM = Program(
     options=options,
     example=((3, 224, 224), (3, 112, 112), (3, 96, 96)),
     any_size=True,
+    defaults={"batch_size": 32, "lr": 3e-3},
 )
 
 if __name__ == "__main__":

@@ -74,7 +74,14 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dropout", type=probability, default=0.1, help="probability")
 
 
-PROGRAM = Program("transformer", __doc__, network, samples, options=options)
+PROGRAM = Program(
+    "transformer",
+    __doc__,
+    network,
+    samples,
+    options=options,
+    defaults={"batch_size": 32, "lr": 3e-3},
+)
 
 if __name__ == "__main__":
     sys.exit(main(PROGRAM))

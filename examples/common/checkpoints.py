@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from torch import nn
 
 from .files import Refused, replacing
 
+PARTS = frozenset("program recipe shape classes network optimiser epoch step sums history".split())
+
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint; the one before it stays until the new one is safe on the disk."""
+    """Write a checkpoint of :data:`PARTS`; the one before it stays until the new one is safe on the disk."""
     buffer = io.BytesIO()
     torch.save(state, buffer)  # a full disk while it writes a file itself would be a RuntimeError
     try:
@@ -34,13 +37,24 @@ def save(path: Path, state: dict[str, Any]) -> None:
 def load(path: Path, program: str) -> dict[str, Any]:
     """A checkpoint that ``program`` wrote."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:  # PyTorch reads changed bytes as other weights
+                raise ValueError(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-        writer = state["program"]
+        writer = {name: state[name] for name in PARTS}["program"]
     except FileNotFoundError:
         raise Refused(f"{path} does not exist: train first, or name another file") from None
     except OSError as error:
         raise Refused(f"{path} cannot be read ({error.strerror})") from error
-    except (RuntimeError, pickle.UnpicklingError, EOFError, LookupError, TypeError, ValueError):
+    except (
+        zipfile.BadZipFile,
+        RuntimeError,
+        pickle.UnpicklingError,
+        EOFError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ):
         raise Refused(f"{path} is broken, or no checkpoint: name another file") from None
     if writer != program:
         raise Refused(f"{path} was written by {writer}.py, whose architecture is another one")

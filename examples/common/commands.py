@@ -41,6 +41,8 @@ from .training import (
     world,
 )
 
+# What a training leaves, beside TensorBoard's logs; --fresh begins by removing it.
+WRITTEN = ("last.pt", "best.pt", "history.csv", "curves.png", "predictions.png")
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 
 # Options that may change when training continues. All others are the recipe: a checkpoint has them.
@@ -230,7 +232,9 @@ def table_of(program: Program, history: list[dict[str, float]], title: str) -> T
 
 def console_of() -> Console:
     """Where the first of all processes speaks; the others are silent."""
-    return Console(quiet=rank() > 0, markup=False, highlight=False, soft_wrap=True)
+    width = None if sys.stdout.isatty() else 110
+    quiet = rank() > 0
+    return Console(quiet=quiet, markup=False, highlight=False, soft_wrap=True, width=width)
 
 
 def train(program: Program, choice: argparse.Namespace, given: set[str]) -> int:
@@ -266,6 +270,8 @@ def learn(
     run = Run(program, choice, recipe, state)
     choice.out.mkdir(parents=True, exist_ok=True)
     if rank() == 0:
+        for old in WRITTEN if state is None else ():
+            (choice.out / old).unlink(missing_ok=True)
         with replacing(choice.out / "options.json", "w") as file:
             json.dump(recipe, file, indent=2)
     console, samples = console_of(), run.samples
@@ -320,7 +326,7 @@ def outcome(program: Program, network: nn.Module, pictures: Tensor) -> tuple[Ten
     """The most probable classes and their probabilities, without a gradient."""
     network.eval()
     device = next(network.parameters()).device
-    with torch.inference_mode():
+    with fitting(tuple(pictures.shape[1:])), torch.inference_mode():
         probability, predicted = program.forward(network, pictures.to(device)).softmax(1).max(1)
     return predicted.cpu(), probability.cpu()
 

@@ -323,21 +323,34 @@ def compare(case: Case, data: timing.Data) -> None:
     assert needed <= took_part
 
 
-def test_the_machinery_on_toy_sizes(tmp_path):
+def toy_run(folder: Path, *arguments: str) -> list[dict]:
+    """The rows of a run on toy sizes beside PyTorch."""
     package = str(Path(ip.__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.run", "--tiny", "--peers", "pytorch", "--out",
-         str(tmp_path)],
+         str(folder), *arguments],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True,
         timeout=600,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
-    assert len(report["rows"]) == len(CASES)
-    assert [row["name"] for row in report["rows"] if row["wrong"]] == []
+    return json.loads((folder / "report.json").read_text(encoding="utf-8"))["rows"]
+
+
+def test_the_machinery_on_toy_sizes(tmp_path):
+    """On one thread: PyTorch's second waits for a core in every call on a busy machine."""
+    rows = toy_run(tmp_path, "--threads", "1")
+    assert len(rows) == len(CASES)
+    assert [row["name"] for row in rows if row["wrong"]] == []
     table = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert all(case.tiny().name in table for case in CASES)
     for name in ("chart.png", "family.png", "norms.png"):
         assert (tmp_path / name).stat().st_size > 10_000
+
+
+def test_two_threads_on_toy_sizes(tmp_path):
+    rows = toy_run(tmp_path, "--only", "a second thread")
+    assert len(rows) == len(chosen(measure="threads"))
+    for row in rows:
+        assert not row["wrong"] and min(row["values"]["gain"], row["values"]["copy gain"]) > 0

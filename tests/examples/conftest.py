@@ -46,12 +46,21 @@ def ten_classes(count: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarra
 
 
 @pytest.fixture(scope="session")
-def rows(tmp_path_factory) -> Path:
-    """IDX files: 70 pictures of 16×16 pixels to learn from, 20 held out, ten classes."""
-    folder = tmp_path_factory.mktemp("rows")
-    for seed, (part, count) in enumerate((("train", 70), ("t10k", 20))):
-        write_idx(folder, part, *ten_classes(count, 16, seed))
-    return folder
+def write_rows():
+    """Writes IDX files of so large pictures: 70 to learn from, 20 held out, ten classes."""
+
+    def write_rows(folder: Path, size: int) -> Path:
+        for seed, (part, count) in enumerate((("train", 70), ("t10k", 20))):
+            write_idx(folder, part, *ten_classes(count, size, seed))
+        return folder
+
+    return write_rows
+
+
+@pytest.fixture(scope="session")
+def rows(write_rows, tmp_path_factory) -> Path:
+    """Such files of 16×16 pixels."""
+    return write_rows(tmp_path_factory.mktemp("rows"), 16)
 
 
 @pytest.fixture(scope="session")
@@ -84,6 +93,12 @@ def no_figures(monkeypatch):
     monkeypatch.setattr(commands, "draw_held_out", lambda *_: None)
 
 
+def in_quiet(program, command: str, *options: object) -> list[str]:
+    """A command line without logs for TensorBoard, whose import takes seconds."""
+    quiet = ["--no-tensorboard"] if command in ("train", *program.commands) else []
+    return [command, *map(str, options), *quiet]
+
+
 @pytest.fixture
 def run(one_thread, capsys):
     """Run a program in this process, check its exit status, and return what it printed."""
@@ -91,8 +106,7 @@ def run(one_thread, capsys):
 
     def run(program, command: str, *options: object, status: int = 0) -> str:
         capsys.readouterr()
-        quiet = ["--no-tensorboard"] if command in ("train", *program.commands) else []
-        found = main(program, [command, *quiet, *map(str, options)])
+        found = main(program, in_quiet(program, command, *options))
         printed = capsys.readouterr()
         assert found == status, printed.err
         assert status or not printed.err
@@ -108,7 +122,7 @@ def refused(one_thread, capsys):
 
     def refused(program, command: str, *options: object, words: tuple[object, ...]) -> str:
         capsys.readouterr()
-        assert main(program, [command, *map(str, options)]) == 2
+        assert main(program, in_quiet(program, command, *options)) == 2
         line = capsys.readouterr().err
         assert line.startswith(f"{program.name}: ") and line.endswith("\n")
         assert line.count("\n") == 1, line

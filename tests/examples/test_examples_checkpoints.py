@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import shutil
-import stat
 from pathlib import Path
 
 import pytest
@@ -14,17 +12,15 @@ import torch
 
 import digits
 import regularised
-from common import checkpoints
-from conftest import write_idx
+from common import checkpoints, main
 
+resource = pytest.importorskip("resource")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def trained(rows, tmp_path_factory) -> Path:
     """One epoch of the digits' network in module form."""
-    from common import main
-
     out = tmp_path_factory.mktemp("trained")
     given = ["--data", rows, "--batch-size", 32, "--epochs", 1, "--form", "module", "--out", out]
     assert main(digits.PROGRAM, ["train", "--no-tensorboard", *map(str, given)]) == 0
@@ -45,20 +41,171 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def no_room():
-    """Files that grow beyond 16 kB cannot be written."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+def room():
+    """Lets no file grow beyond so many bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda most: resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_file_that_cannot_grow_leaves_what_was_there(out, no_room, refused, run, no_figures):
+def test_a_full_disk_leaves_the_earlier_checkpoint(out, room, refused, run, no_figures):
     before = contents(out)
-    with pytest.MonkeyPatch.context() as patched:
-        learn = checkpoints.save
-        patched.setattr(checkpoints, "save", lambda *given: (no_room(), learn(*given)))
-        words = (out / "last.pt", "File too large", "--resume")
-        refused(digits.PROGRAM, "train", "--resume", "--epochs", 2, "--out", out, words=words)
+    room(2**14)  # enough for the options, not for weights
+    given = ("train", "--resume", "--epochs", 2, "--out", out)
+    refused(digits.PROGRAM, *given, words=(out / "last.pt", os.strerror(errno.EFBIG), "--resume"))
     after = contents(out)
-    assert after.pop("options.json") and before.pop("options.json")
+    assert after.pop("options.json") != before.pop("options.json")
     assert after == before
+    room(2**30)
+    run(digits.PROGRAM, *given)
+    assert checkpoints.load(out / "last.pt", "digits")["epoch"] == 2
+
+
+@pytest.mark.parametrize("name", ["options.json", "best.pt", "history.csv", "curves.png"])
+def test_a_full_disk_is_one_line_whatever_is_written(name, out, refused, monkeypatch):
+    state = torch.load(out / "last.pt", weights_only=True)
+    state["history"][0]["test_score"] = -1.0  # whatever is learnt next is the best
+    torch.save(state, out / "last.pt")
+    replace, before = Path.replace, contents(out)
+
+    def full(self, target):
+        if Path(target).name == name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self), None, str(target))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    given = ("train", "--resume", "--epochs", 2, "--out", out)
+    refused(digits.PROGRAM, *given, words=(out / name, os.strerror(errno.ENOSPC)))
+    after = contents(out)
+    assert after.keys() == before.keys() and after[name] == before[name]
+
+
+def test_files_can_be_read_by_whom_the_umask_lets(run, rows, tmp_path, no_figures):
+    before = os.umask(0o027)
+    try:
+        run(digits.PROGRAM, "train", "--data", rows, "--epochs", 1, "--out", tmp_path)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert {"last.pt", "best.pt", "history.csv", "options.json"} <= modes.keys()
+    assert set(modes.values()) == {0o640}
+
+
+# --- files that do not fit -----------------------------------------------------------------------
+
+
+def spoilt(kind: str, path: Path) -> None:
+    """What may lie where a checkpoint is expected."""
+    whole = path.read_bytes()
+    path.unlink()
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "other weights":
+        torch.save(torch.nn.Linear(2, 3).state_dict(), path)
+    elif kind == "parts of one":
+        torch.save({"program": "digits", "recipe": {}}, path)
+    elif kind == "a list":
+        torch.save([1, 2, 3], path)
+    elif kind == "a module":
+        torch.save(torch.nn.Linear(2, 3), path)
+    elif kind != "missing":
+        some = {
+            "empty": b"",
+            "garbage": bytes(range(256)) * 40,
+            "text": b"epoch,loss\n1,2.3\n",
+            "first half": whole[: len(whole) // 2],
+            "without its end": whole[:-1],
+            "changed within": whole[: len(whole) // 2] + b"\1\2\3" + whole[len(whole) // 2 + 3 :],
+        }
+        path.write_bytes(some[kind])
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("missing", ("does not exist", "train first")),
+        ("directory", ("Is a directory",)),
+        ("empty", ("broken", "another file")),
+        ("garbage", ("broken", "another file")),
+        ("text", ("broken", "another file")),
+        ("first half", ("broken", "another file")),
+        ("without its end", ("broken", "another file")),
+        ("changed within", ("broken", "another file")),
+        ("other weights", ("no checkpoint", "another file")),
+        ("parts of one", ("no checkpoint", "another file")),
+        ("a list", ("no checkpoint", "another file")),
+        ("a module", ("no checkpoint", "another file")),
+    ],
+)
+def test_what_is_no_checkpoint_is_refused(kind, words, out, refused):
+    spoilt(kind, out / "last.pt")
+    before = sorted(out.iterdir())
+    refused(digits.PROGRAM, "train", "--resume", "--out", out, words=(out / "last.pt", *words))
+    given = ("evaluate", "--checkpoint", out / "last.pt", "--out", out)
+    refused(digits.PROGRAM, *given, words=(out / "last.pt", *words))
+    assert sorted(out.iterdir()) == before
+
+
+def test_the_checkpoint_of_another_program_is_refused(out, refused):
+    words = (out / "best.pt", "digits", "architecture")
+    refused(regularised.PROGRAM, "evaluate", "--out", out, words=words)
+    words = (out / "last.pt", "digits", "architecture")
+    refused(regularised.PROGRAM, "train", "--resume", "--out", out, words=words)
+
+
+def test_another_architecture_is_refused(out, refused):
+    state = torch.load(out / "best.pt", weights_only=True)
+    state["recipe"]["form"] = "blocks"
+    torch.save(state, out / "best.pt")
+    words = (out / "best.pt", "another architecture", "tensors differ", "conv1.weight", "32×1×5×5")
+    refused(digits.PROGRAM, "evaluate", "--out", out, words=(*words, "another file"))
+    refused(digits.PROGRAM, "predict", "p.png", "--out", out, words=(*words, "another file"))
+
+
+def test_other_pictures_than_were_learnt_are_refused(
+    write_rows, run, refused, tmp_path, no_figures
+):
+    data, out = write_rows(tmp_path / "data", 16), tmp_path / "out"
+    given = ("--data", data, "--epochs", 1, "--batch-size", 35, "--form", "module", "--out", out)
+    run(digits.PROGRAM, "train", *given)
+    before = contents(out)
+    write_rows(data, 20)
+    words = (out / "last.pt", "another architecture", "fc1.weight", "128×1024", "128×1600")
+    refused(digits.PROGRAM, "train", "--resume", "--epochs", 2, "--out", out, words=words)
+    words = (data, "1×20×20", "1×16×16", "--data")
+    refused(digits.PROGRAM, "evaluate", "--out", out, words=words)
+    assert contents(out) == before
+
+
+# --- options that do not fit ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "learnt"),
+    [("form", "blocks", "module"), ("batch-size", 16, 32), ("seed", 1, 0)],
+)
+def test_resume_refuses_what_contradicts_it(option, value, learnt, out, refused):
+    before = contents(out)
+    words = (f"--{option} {value}", out / "last.pt", f"trained with {learnt}", "leave")
+    given = ("--resume", "--epochs", 2, f"--{option}", value, "--out", out)
+    refused(digits.PROGRAM, "train", *given, words=words)
+    assert contents(out) == before
+
+
+def test_evaluate_refuses_another_form_but_takes_other_batches(out, refused, run, no_figures):
+    words = ("--form functional", out / "best.pt", "trained with module")
+    refused(digits.PROGRAM, "evaluate", "--form", "functional", "--out", out, words=words)
+    first, *others = (
+        run(digits.PROGRAM, "evaluate", *given, "--out", out)
+        for given in ((), ("--batch-size", 7), ("--layers", "torch"), ("--form", "module"))
+    )
+    assert "accuracy" in first and others == [first] * 3
+
+
+def test_an_earlier_training_is_overwritten_only_when_asked_to(out, rows, refused, run, no_figures):
+    before = contents(out)
+    given = ("train", "--data", rows, "--batch-size", 70, "--epochs", 1, "--out", out)
+    refused(digits.PROGRAM, *given, words=(out / "last.pt", "--resume", "--fresh", "--out"))
+    assert contents(out) == before
+    run(digits.PROGRAM, *given, "--fresh")
+    assert checkpoints.load(out / "last.pt", "digits")["recipe"]["batch_size"] == 70

@@ -64,6 +64,12 @@ def test_unet_gives_388_of_572():
     assert len(of_kind(network, "ReLU")) == 18
 
 
+def test_unet_crops_the_middle_of_what_it_skips():
+    x = torch.rand(2, 3, 64, 50)
+    assert torch.equal(unet.cropped(x, torch.empty(2, 1, 56, 18)), x[..., 4:-4, 16:-16])
+    assert torch.equal(unet.cropped(x, x), x)
+
+
 def test_unet_has_the_parameters_of_the_paper():
     def convolution(before: int, after: int, size: int) -> int:
         return before * after * size**2 + after

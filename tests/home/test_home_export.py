@@ -42,8 +42,8 @@ def flat(results):
     return torch.utils._pytree.tree_leaves(results)
 
 
-@pytest.mark.parametrize("strict", [False, True])
-@pytest.mark.parametrize("n", [1, 2, 3])
+# Strictly, Python is read by the compiler, which sees the same of any number of axes.
+@pytest.mark.parametrize("n, strict", [(1, False), (2, False), (3, False), (2, True)])
 def test_every_pooling_call(n, strict):
     calls = [call for call in CALLS if call.n == n]
     model = Pooled(calls)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -75,6 +77,9 @@ OURS = {
 }
 
 
+agreed = functools.cache(agreement)
+
+
 @EACH
 def test_every_way_gives_the_same(network):
     """Optimised, exported and in ONNX Runtime, on a batch and a size that nothing was traced with.
@@ -82,7 +87,7 @@ def test_every_way_gives_the_same(network):
     Each may be as far from float64's results as PyTorch's float32 is: a few roundings a layer,
     which other orders of summing and folded weights draw anew.
     """
-    found = agreement(network, small=True)
+    found = agreed(network, small=True)
     assert not found.failed
     assert found.optimised
     allowed = 3 * found.distances["PyTorch"] + 1e-7
@@ -173,7 +178,12 @@ def test_times_go_to_the_layer_that_took_them(change, layer, kind):
     assert {each for each, seconds in total.items() if seconds} == steps
 
 
-def test_a_report_is_written(tmp_path, capsys):
+def test_a_report_is_written(tmp_path, capsys, monkeypatch):
+    """Of the small network and what was found about it above, since both take long."""
+    unet = named("UNet 2-D")
+    small = replace(unet, build=lambda _: unet.build(True))
+    monkeypatch.setattr(networks, "NETWORKS", (*NETWORKS[:2], small, *NETWORKS[3:]))
+    monkeypatch.setattr(networks, "agreement", lambda network, small: agreed(unet, small=small))
     assert (
         networks.main(["--quick", "--threads", "1", "--only", "unet 2-d", "--out", str(tmp_path)])
         == 0

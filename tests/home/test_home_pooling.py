@@ -71,16 +71,27 @@ def _fresh_compiler():
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("n", [1, 2, 3])
-def test_one_graph_of_our_operators_for_all_sizes(n):
-    """Training and inference, any sizes, both layouts: a graph for each, and none more."""
+COMPOSED = ("global", "spatial", "mixed", "max_blur", "spp")
+
+
+@pytest.mark.parametrize(
+    "n, layouts",
+    [(1, LAYOUTS[1]), (2, LAYOUTS[2][:1]), (2, LAYOUTS[2]), (3, LAYOUTS[3])],
+    ids=["line", "every call", "plane", "volume"],
+)
+def test_one_graph_of_our_operators_for_all_sizes(n, layouts, request):
+    """Training and inference, any sizes, both layouts: a graph for each, and none more.
+
+    Symbols take long, so every call is compiled of planes only, and of the others one of each name
+    that is not made of the rest, with and without places."""
     calls = [call for call in CALLS if call.n == n]
-    if n != 2:  # of volumes and sequences one call of each name: symbols take long
-        calls = list({call.name: call for call in calls}.values())
+    if request.node.callspec.id != "every call":
+        calls = [call for call in calls if not call.name.startswith(COMPOSED)]
+        calls = list({(c.name, "return_indices" in c.kwargs): c for c in calls}.values())
     function, backend = _all(calls), _Counting()
     compiled = torch.compile(function, fullgraph=True, dynamic=True, backend=backend)
     graphs = 0
-    for layout in LAYOUTS[n]:
+    for layout in layouts:
         for recorded in (False, True):
             graphs += 1
             for sizes, batch in ((SIZES, 2), (OTHER_SIZES, 5)):

@@ -17,14 +17,15 @@ def bound(call):
     return lambda x: getattr(F, call.name)(x, *call.args, **call.kwargs)
 
 
-# All calls of two axes, and half of the others: the axes' number is nothing to most of them.
+# All calls of two axes, and some of the others: the axes' number is nothing to most of them.
 @pytest.mark.parametrize(
-    "n, part", [(1, slice(0, None, 2)), (2, slice(None)), (3, slice(1, None, 2))]
+    "n, part", [(1, slice(0, None, 4)), (2, slice(None)), (3, slice(1, None, 2))]
 )
 def test_every_call_gives_equal_results_for_any_size(n, part):
     calls = [call for call in CALLS if call.n == n][part]
     functions = {str(call): bound(call) for call in calls}
-    model = export(functions, calls[0].input())
+    # The exporter shortens what we write in as long again: for planes that is tried as well.
+    model = export(functions, calls[0].input(), optimize=n == 2)
     for batch, sizes in ((2, SIZES), (1, OTHER_SIZES), (3, LARGER)):
         compared = check(model, functions, calls[0].input(sizes=sizes, batch=batch))
         assert compared >= len(calls)
@@ -96,7 +97,7 @@ def test_dtypes():
     functions = {str(dtype): lambda x, dtype=dtype: of_dtype(x, dtype) for dtype in dtypes}
     # Sizes that are symbols take ten times as long, and others look at them.
     x, y = (torch.randint(-100, 100, (batch, 3, 9, 8)).float() for batch in (2, 3))
-    model = export(functions, x, fixed=(1, 2, 3))
+    model = export(functions, x, fixed=(1, 2, 3), optimize=False)
     assert check(model, functions, x, rtol=1e-3) == 7 * len(dtypes) - 2
     check(model, functions, y, rtol=1e-3)
 
