@@ -38,6 +38,7 @@ from .training import (
     measure,
     processes,
     rank,
+    times,
     world,
 )
 
@@ -326,7 +327,7 @@ def outcome(program: Program, network: nn.Module, pictures: Tensor) -> tuple[Ten
     """The most probable classes and their probabilities, without a gradient."""
     network.eval()
     device = next(network.parameters()).device
-    with fitting(tuple(pictures.shape[1:])), torch.inference_mode():
+    with torch.inference_mode():
         probability, predicted = program.forward(network, pictures.to(device)).softmax(1).max(1)
     return predicted.cpu(), probability.cpu()
 
@@ -397,12 +398,13 @@ def predict(program: Program, choice: argparse.Namespace, given: set[str]) -> in
     for file in choice.files:
         try:
             picture = read_picture(file, channels, None if program.any_size else tuple(size))
+            with fitting(picture.shape, str(file), "give a larger one"):
+                predicted, probability = outcome(program, network, picture[None])
         except Refused as refused:
             if choice.on_broken == "stop":
                 raise
             console.print(f"left out: {refused}")
             continue
-        predicted, probability = outcome(program, network, picture[None])
         if program.task is SEGMENT:
             mask = choice.out / f"{file.stem}-mask.png"
             write_mask(mask, predicted[0])
@@ -430,10 +432,6 @@ def predict(program: Program, choice: argparse.Namespace, given: set[str]) -> in
 
 
 # --- its layers ----------------------------------------------------------------------------------
-
-
-def times(shape: Sequence[int]) -> str:
-    return "×".join(map(str, shape))
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -471,7 +469,7 @@ def describe(program: Program, choice: argparse.Namespace, given: set[str]) -> i
         for name, module in network.named_children():
             for inner, part in module.named_modules(prefix=name):
                 part.register_forward_hook(partial(show, name=inner))
-        with fitting(shape), torch.inference_mode():
+        with fitting(shape, advice="give a larger --input"), torch.inference_mode():
             result = network(torch.zeros(1, *shape))
         console.print(
             table,

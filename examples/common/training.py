@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -163,17 +163,20 @@ def build(program: Program, choice: argparse.Namespace, shape: Shape, classes: i
         return program.network(choice, shape, classes)
 
 
+def times(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape))
+
+
 @contextmanager
-def fitting(shape: Shape) -> Iterator[None]:
-    """Refuses pictures of which a network's layers leave nothing."""
+def fitting(shape: Sequence[int], name: str = "", advice: str = "give --size") -> Iterator[None]:
+    """Refuses a picture, or file of such a name, of which a network's layers leave nothing."""
     try:
         with warnings.catch_warnings(action="ignore"):  # of layers without an element
             yield
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise Refused(
-            f"pictures of {'×'.join(map(str, shape))} do not fit this network ({reason}): give "
-            "larger ones, by --size or --input"
+            f"{name or 'a picture'} of {times(shape)} does not fit this network: {reason}; {advice}"
         ) from error
 
 
