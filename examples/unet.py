@@ -24,6 +24,7 @@ from infinitypool import nn
 from common import SEGMENT, Program, Shape, main, positive, segmented
 
 BORDER = 92  # pixels that the valid convolutions take away at each side
+TILE = 384  # a multiple of STEP
 STEP = 16  # the result has 4 more pixels than a multiple of it: four poolings by two
 
 
@@ -103,13 +104,37 @@ def mirrored(length: int, before: int, after: int) -> Tensor:
     return torch.minimum(there, (2 * length - 2 - there).clamp(min=0)) if length > 1 else there * 0
 
 
+def tiles(places: Tensor) -> list[Tensor]:
+    """Places along one side, in pieces whose results are 4 pixels longer than :data:`TILE` at most."""
+    result = len(places) - 2 * BORDER
+    return [
+        places[start : min(start + TILE + 4, result) + 2 * BORDER]
+        for start in range(0, max(result - 4, 1), TILE)
+    ]
+
+
+def joined(pieces: list[Tensor], dim: int) -> Tensor:
+    """Results side by side; each but the last ends with 4 pixels that the next has, too."""
+    return torch.cat([*(piece.narrow(dim, 0, TILE) for piece in pieces[:-1]), pieces[-1]], dim)
+
+
 def whole(network: nn.Module, pictures: Tensor) -> Tensor:
-    """Logits N×classes×H×W for every pixel of N×C×H×W of any size, which is mirrored at its edges."""
+    """Logits N×classes×H×W for every pixel of N×C×H×W of any size, which is mirrored at its edges.
+
+    Once trained, the network sees large pictures tile by tile, so that they fit the memory: the
+    result is the same, since tiles begin where windows of all four poolings do.
+    """
     height, width = pictures.shape[-2:]
-    (top, bottom), (left, right) = padding(height), padding(width)
-    rows, columns = mirrored(height, top, bottom), mirrored(width, left, right)
-    logits = network(pictures[..., rows[:, None], columns])
-    top, left = top - BORDER, left - BORDER
+    rows, columns = (mirrored(length, *padding(length)) for length in (height, width))
+    cut = (lambda places: [places]) if network.training else tiles
+    logits = joined(
+        [
+            joined([network(pictures[..., r[:, None], c]) for c in cut(columns)], -1)
+            for r in cut(rows)
+        ],
+        -2,
+    )
+    top, left = padding(height)[0] - BORDER, padding(width)[0] - BORDER
     return logits[..., top : top + height, left : left + width]
 
 
