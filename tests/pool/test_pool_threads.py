@@ -12,7 +12,7 @@ import battery
 import infinitypool as ip
 import oracle
 
-# What is split among threads is the same under every instruction set: pinned runs try fewer counts.
+# A run pinned to an instruction set tries fewer counts.
 COUNTS = (1, 3) if "INFINITYPOOL_TEST_EXAMPLES" in os.environ else (1, 2, 3, 7)
 
 
