@@ -16,7 +16,7 @@ examples: $(VENV)/examples
 	$(BIN)/python examples/digits.py train --epochs 3 --batch-size 100 --fresh
 	$(BIN)/python examples/any_size.py train --epochs 3 --fresh
 	$(BIN)/python examples/transformer.py train --epochs 5 --fresh
-	$(BIN)/python examples/regularised.py compare --epochs 5 --few 300 --fresh
+	$(BIN)/python examples/regularised.py compare --epochs 20 --few 300 --fresh
 	$(BIN)/python examples/unet.py train --width 8 --epochs 3 --fresh
 
 test: $(VENV)/test

@@ -1,11 +1,11 @@
 """Classify pictures of any size: three blocks, then one average over all that is left.
 
-    python examples/any_size.py train --sizes 24 28 32 [--data FOLDER]
+    python examples/any_size.py train [--scales 0.75 0.875 1] [--data FOLDER]
     python examples/any_size.py predict small.png large.png ...
     python examples/any_size.py evaluate
     python examples/any_size.py describe [--form fixed]
 
-Every step sees pictures of another size. `--form fixed` is the usual network instead, whose linear
+Every step of training sees pictures of another size. `--form fixed` is the usual network instead, whose linear
 layer fits one size: 224×224 pictures leave 56×56 after two poolings.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from torch import Tensor
 from infinitypool import nn
 from infinitypool.nn import functional as F
 
-from common import Program, Refused, Shape, classified, main, positive
+from common import Program, Refused, Shape, above_zero, classified, main
 
 
 def block(channels: int, width: int) -> nn.Sequential:
@@ -34,19 +35,23 @@ def block(channels: int, width: int) -> nn.Sequential:
 
 
 class AnySize(nn.Module):
-    """N×channels×H×W gives N×classes, for any H and W from 8 on."""
+    """N×channels×H×W gives N×classes, for any H and W from 8 on.
 
-    def __init__(self, channels: int, classes: int, sizes: tuple[int, ...] = ()) -> None:
+    In training, height and width are first multiplied by one of ``scales``.
+    """
+
+    def __init__(self, channels: int, classes: int, scales: Sequence[float] = (1,)) -> None:
         super().__init__()
-        self.sizes = sizes
+        self.scales = scales
         self.features = nn.Sequential(block(channels, 32), block(32, 64), block(64, 128))
         self.average = nn.AdaptiveAvgPool2d(1)
         self.classify = nn.Linear(128, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and self.sizes:
-            size = self.sizes[torch.randint(len(self.sizes), ())]
-            x = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
+        if self.training:
+            scale = self.scales[torch.randint(len(self.scales), ())]
+            size = [round(n * scale) for n in x.shape[-2:]]
+            x = F.interpolate(x, size, mode="bilinear", antialias=True)
         return self.classify(self.average(self.features(x)).flatten(1))
 
 
@@ -70,20 +75,24 @@ class Fixed(nn.Module):
 def network(choice: argparse.Namespace, shape: Shape, classes: int) -> nn.Module:
     if choice.form == "fixed":
         return Fixed(*shape, classes)
-    if min(choice.sizes) < 8:
-        raise Refused(f"--sizes {min(choice.sizes)}: three poolings leave nothing of less than 8")
-    return AnySize(shape[0], classes, tuple(choice.sizes))
+    smallest = round(min(shape[1:]) * min(choice.scales))
+    if smallest < 8:
+        raise Refused(
+            f"--scales {min(choice.scales)}: three poolings leave nothing of {smallest} pixels; give "
+            "8 or more, by larger --scales or --size"
+        )
+    return AnySize(shape[0], classes, choice.scales)
 
 
 def samples(choice: argparse.Namespace):
-    size = choice.size or (max(choice.sizes) if choice.data is None else None)
+    size = choice.size or (32 if choice.data is None else None)
     return classified(choice.data, size=size, broken=choice.on_broken)
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--form", choices=("any", "fixed"), default="any", help="which network")
     parser.add_argument(
-        "--sizes", type=positive, nargs="+", default=[24, 28, 32], help="sizes that training takes"
+        "--scales", type=above_zero, nargs="+", default=[0.75, 0.875, 1.0], help="of training"
     )
 
 

@@ -16,6 +16,7 @@ import copy
 import sys
 from dataclasses import replace
 
+import torch
 from torch.utils.data import Subset
 
 from infinitypool import nn
@@ -87,7 +88,8 @@ def samples(choice: argparse.Namespace):
     found = classified(choice.data, size=choice.size, broken=choice.on_broken)
     if choice.few is None:
         return found
-    return replace(found, train=Subset(found.train, range(min(choice.few, len(found.train)))))
+    order = torch.randperm(len(found.train), generator=torch.Generator().manual_seed(0))
+    return replace(found, train=Subset(found.train, order[: choice.few].tolist()))
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -106,13 +108,20 @@ def compare(program: Program, choice: argparse.Namespace) -> int:
             return status
         histories[variant] = run.history
     if rank() == 0:
-        figures.comparison(choice.out / "comparison.png", histories, program.task.score)
+        title = f"{run.samples.name}: {len(run.samples.train)} pictures to learn from"
+        figures.comparison(choice.out / "comparison.png", histories, program.task.score, title)
         print(f"written: {choice.out / 'comparison.png'}")
     return 0
 
 
 PROGRAM = Program(
-    "regularised", __doc__, network, samples, options=options, commands={"compare": compare}
+    "regularised",
+    __doc__,
+    network,
+    samples,
+    options=options,
+    defaults={"batch_size": 32, "lr": 2e-3},
+    commands={"compare": compare},
 )
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ A program ends with ``sys.exit(main(Program(...)))``; :class:`Program` says what
 """
 
 from . import figures
-from .commands import learn, main, positive, probability
+from .commands import above_zero, learn, main, positive, probability
 from .files import Refused
 from .samples import classified, segmented
 from .training import CLASSIFY, SEGMENT, Program, Shape, rank
@@ -15,6 +15,7 @@ __all__ = [
     "Program",
     "Refused",
     "Shape",
+    "above_zero",
     "classified",
     "figures",
     "learn",

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from . import checkpoints, figures
 from .files import Refused, replacing
-from .pictures import read_picture, write_mask
+from .pictures import read_picture, resized, write_mask
 from .samples import Samples
 from .training import (
     LAYERS,
@@ -186,6 +186,8 @@ def follow(
 def main(program: Program, arguments: Sequence[str] | None = None) -> int:
     """Run a program: its exit status, 2 where an input cannot be used, 130 where it was stopped."""
     choice, given = read(program, sys.argv[1:] if arguments is None else arguments)
+    process = int(os.environ.get("LOCAL_RANK", 0))
+    who = f"{program.name}, process {process}" if process else program.name
     commands = {"train": train, "evaluate": evaluate, "predict": predict, "describe": describe}
     try:
         with processes(device_of(choice)):
@@ -193,14 +195,13 @@ def main(program: Program, arguments: Sequence[str] | None = None) -> int:
                 return program.commands[choice.command](program, choice)
             return commands[choice.command](program, choice, given)
     except Refused as refused:
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"{program.name}: {refused}", file=sys.stderr)
+        print(f"{who}: {refused}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"{program.name}: {error.filename or choice.out}: {error.strerror}", file=sys.stderr)
+        print(f"{who}: {error.filename or choice.out}: {error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"{program.name}: stopped at once; last.pt is as it was", file=sys.stderr)
+        print(f"{who}: stopped at once; last.pt is as it was", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -394,18 +395,24 @@ def predict(program: Program, choice: argparse.Namespace, given: set[str]) -> in
     channels, *size = state["shape"]
     classes, console = state["classes"], console_of()
     choice.out.mkdir(parents=True, exist_ok=True)
+    # Otherwise it is seen as those were that the network learnt from
+    as_it_is = program.any_size and choice.size is None
     shown = []
     for file in choice.files:
         try:
-            picture = read_picture(file, channels, None if program.any_size else tuple(size))
-            with fitting(picture.shape, str(file), "give a larger one"):
-                predicted, probability = outcome(program, network, picture[None])
+            picture = read_picture(file, channels)
+            seen = picture if as_it_is else resized(picture, tuple(size))
+            with fitting(seen.shape, str(file), "give a larger one"):
+                predicted, probability = outcome(program, network, seen[None])
         except Refused as refused:
             if choice.on_broken == "stop":
                 raise
             console.print(f"left out: {refused}")
             continue
         if program.task is SEGMENT:
+            if seen is not picture:  # the mask is that of the file
+                mask = predicted[None].to(torch.uint8)
+                predicted = F.interpolate(mask, picture.shape[1:], mode="nearest-exact")[0].long()
             mask = choice.out / f"{file.stem}-mask.png"
             write_mask(mask, predicted[0])
             figure = choice.out / f"{file.stem}-prediction.png"
@@ -419,8 +426,8 @@ def predict(program: Program, choice: argparse.Namespace, given: set[str]) -> in
             console.print(
                 f"{file}: {classes[predicted[0]]} ({probability[0]:.1%})", highlight=False
             )
-            thumbnail = F.interpolate(picture[None], tuple(size), mode="bilinear", antialias=True)
-            shown.append((thumbnail[0], predicted[0], probability[0], file.name))
+            thumbnail = resized(picture, tuple(size))
+            shown.append((thumbnail, predicted[0], probability[0], file.name))
     if shown:
         pictures, predicted, probability, names = zip(*shown, strict=True)
         path = choice.out / "predicted.png"

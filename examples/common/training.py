@@ -357,8 +357,9 @@ class Run:
         if state is not None:
             checkpoints.fit(self.network, state, self.last)
             self.epoch, self.step, self.history = state["epoch"], state["step"], state["history"]
+            *seen, self.sums.seconds = state["sums"]
             if rank() == 0:
-                self.sums = Sums(*state["sums"])
+                self.sums = Sums(*seen, self.sums.seconds)
         self.spread = spread(self.network, choice.layers)
         self.optimiser = torch.optim.Adam(self.spread.parameters(), lr=choice.lr)
         if state is not None:
@@ -444,9 +445,9 @@ class Run:
         is_best = all(row["test_score"] > earlier["test_score"] for earlier in self.history)
         self.history.append(row)
         self.epoch, self.step, self.sums = self.epoch + 1, 0, self.no_sums()
-        self.save(self.last)
-        if is_best:
+        if is_best:  # before the other: killed in between, a resumed training writes both again
             self.save(self.best)
+        self.save(self.last)
         if rank() == 0:
             with replacing(self.choice.out / "history.csv", "w") as file:
                 table = csv.DictWriter(file, row)
