@@ -13,11 +13,11 @@ demo: $(VENV)/demo
 
 # Every program once, briefly; what they write lies in runs/
 examples: $(VENV)/examples
-	$(BIN)/python examples/digits.py train --epochs 3 --batch-size 100 --fresh
-	$(BIN)/python examples/any_size.py train --epochs 3 --fresh
-	$(BIN)/python examples/transformer.py train --epochs 5 --fresh
-	$(BIN)/python examples/regularised.py compare --epochs 20 --few 300 --fresh
-	$(BIN)/python examples/unet.py train --width 8 --epochs 3 --fresh
+	$(BIN)/python examples/digits.py train --epochs 3 --batch-size 100 --fresh --out runs/examples/digits
+	$(BIN)/python examples/any_size.py train --epochs 3 --fresh --out runs/examples/any_size
+	$(BIN)/python examples/transformer.py train --epochs 5 --fresh --out runs/examples/transformer
+	$(BIN)/python examples/regularised.py compare --epochs 20 --few 300 --fresh --out runs/examples/regularised
+	$(BIN)/python examples/unet.py train --width 8 --epochs 3 --fresh --out runs/examples/unet
 
 test: $(VENV)/test
 	$(BIN)/python -m ruff check .

@@ -88,10 +88,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="one round of one epoch")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder")
     choice = parser.parse_args(argv)
+    chosen = {name: how for name, how in EXAMPLES.items() if re.search(choice.only, name)}
+    if not chosen:
+        parser.error(f"--only {choice.only} matches none of {', '.join(EXAMPLES)}")
     start, rows, console = time.perf_counter(), [], Console()
-    for name, (program, options) in EXAMPLES.items():
-        if not re.search(choice.only, name):
-            continue
+    for name, (program, options) in chosen.items():
         found = {layers: Found() for layers in LAYERS}
         for _ in range(1 if choice.quick else ROUNDS):
             for layers in LAYERS:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -35,23 +34,15 @@ def block(channels: int, width: int) -> nn.Sequential:
 
 
 class AnySize(nn.Module):
-    """N×channels×H×W gives N×classes, for any H and W from 8 on.
+    """N×channels×H×W gives N×classes, for any H and W from 8 on."""
 
-    In training, height and width are first multiplied by one of ``scales``.
-    """
-
-    def __init__(self, channels: int, classes: int, scales: Sequence[float] = (1,)) -> None:
+    def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
-        self.scales = scales
         self.features = nn.Sequential(block(channels, 32), block(32, 64), block(64, 128))
         self.average = nn.AdaptiveAvgPool2d(1)
         self.classify = nn.Linear(128, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training:
-            scale = self.scales[torch.randint(len(self.scales), ())]
-            size = [round(n * scale) for n in x.shape[-2:]]
-            x = F.interpolate(x, size, mode="bilinear", antialias=True)
         return self.classify(self.average(self.features(x)).flatten(1))
 
 
@@ -81,7 +72,16 @@ def network(choice: argparse.Namespace, shape: Shape, classes: int) -> nn.Module
             f"--scales {min(choice.scales)}: three poolings leave nothing of {smallest} pixels; give "
             "8 or more, by larger --scales or --size"
         )
-    return AnySize(shape[0], classes, choice.scales)
+    return AnySize(shape[0], classes)
+
+
+def scaled(choice: argparse.Namespace, pictures: Tensor) -> Tensor:
+    """N×C×H×W with height and width multiplied by one of --scales."""
+    if choice.form == "fixed":
+        return pictures
+    scale = choice.scales[torch.randint(len(choice.scales), ())]
+    size = [round(n * scale) for n in pictures.shape[-2:]]
+    return F.interpolate(pictures, size, mode="bilinear", antialias=True)
 
 
 def samples(choice: argparse.Namespace):
@@ -102,6 +102,7 @@ PROGRAM = Program(
     network,
     samples,
     options=options,
+    prepare=scaled,
     example=((3, 224, 224), (3, 112, 112), (3, 96, 96)),
     any_size=True,
     defaults={"batch_size": 32, "lr": 3e-3},

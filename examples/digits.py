@@ -2,12 +2,12 @@
 
     python examples/digits.py train --epochs 3 --batch-size 100 [--form FORM] [--data FOLDER]
     python examples/digits.py evaluate
-    python examples/digits.py predict picture.png ...
+    python examples/digits.py predict picture.png ... [--invert]
     python examples/digits.py describe --form blocks --kind Conv2d
     torchrun --nproc-per-node 2 examples/digits.py train
 
 Without --data it learns scikit-learn's 8×8 digits, enlarged to 28×28; FOLDER may hold the files of
-MNIST, Fashion-MNIST or EMNIST, or pictures in a folder for each class.
+MNIST or Fashion-MNIST, or pictures in a folder for each class.
 """
 
 from __future__ import annotations

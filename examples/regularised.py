@@ -21,7 +21,7 @@ from torch.utils.data import Subset
 
 from infinitypool import nn
 
-from common import Program, Shape, classified, figures, learn, main, positive, rank
+from common import Program, Refused, Shape, classified, figures, learn, main, positive, rank
 
 VARIANTS = {
     "none": {},
@@ -97,13 +97,19 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--few", type=positive, help="learn from this many pictures only")
 
 
-def compare(program: Program, choice: argparse.Namespace) -> int:
+def compare(program: Program, choice: argparse.Namespace, given: set[str]) -> int:
     """train every variant and draw their curves together"""
+    begun = {variant for variant in VARIANTS if (choice.out / variant / "last.pt").exists()}
+    if begun and not (choice.resume or choice.fresh):
+        raise Refused(f"{choice.out} has {', '.join(sorted(begun))}: give --resume or --fresh")
+    found = program.samples(choice)  # read once
+    program = replace(program, samples=lambda _: found)
     histories = {}
     for variant in VARIANTS:
         one = copy.copy(choice)
-        one.variant, one.out = variant, choice.out / variant
-        run, status = learn(program, one)
+        one.variant, one.out, one.resume = variant, choice.out / variant, variant in begun
+        one.resume &= choice.resume
+        run, status = learn(program, one, given)
         if status:
             return status
         histories[variant] = run.history

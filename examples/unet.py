@@ -1,6 +1,6 @@
 """Segment pictures with a U-Net: which pixels belong to which class.
 
-    python examples/unet.py train --width 16 --epochs 6
+    python examples/unet.py train --width 8 --epochs 3
     python examples/unet.py evaluate
     python examples/unet.py predict picture.png ...
     python examples/unet.py describe
@@ -121,12 +121,12 @@ def joined(pieces: list[Tensor], dim: int) -> Tensor:
 def whole(network: nn.Module, pictures: Tensor) -> Tensor:
     """Logits N×classes×H×W for every pixel of N×C×H×W of any size, which is mirrored at its edges.
 
-    Once trained, the network sees large pictures tile by tile, so that they fit the memory: the
+    Without a gradient, the network sees large pictures tile by tile, so that they fit the memory: the
     result is the same, since tiles begin where windows of all four poolings do.
     """
     height, width = pictures.shape[-2:]
     rows, columns = (mirrored(length, *padding(length)) for length in (height, width))
-    cut = (lambda places: [places]) if network.training else tiles
+    cut = (lambda places: [places]) if torch.is_grad_enabled() else tiles
     logits = joined(
         [
             joined([network(pictures[..., r[:, None], c]) for c in cut(columns)], -1)

@@ -17,7 +17,9 @@ from torch import nn
 
 from .files import Refused, replacing
 
-PARTS = frozenset("program recipe shape classes network optimiser epoch step sums history".split())
+PARTS = frozenset(
+    "program recipe shape classes pictures network optimiser epoch step sums history".split()
+)
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
@@ -48,7 +49,7 @@ INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 
 # Options that may change when training continues. All others are the recipe: a checkpoint has them.
 FREE = {"command", "out", "resume", "fresh", "device", "workers", "tensorboard"}
-FREE |= {"checkpoint", "files", "on_broken", "input", "kind"}
+FREE |= {"checkpoint", "files", "invert", "on_broken", "input", "kind"}
 
 
 # --- the command line ----------------------------------------------------------------------------
@@ -116,6 +117,7 @@ def common(command: argparse.ArgumentParser, name: str, program: Program) -> Non
     add = command.add_argument
     if name == "predict":
         add("files", nargs="+", type=Path, metavar="FILE", help="pictures")
+        add("--invert", action="store_true", help="they are dark on light, the learnt ones not")
     if name in ("evaluate", "predict"):
         add("--checkpoint", type=Path, help="default: OUT/best.pt")
     if name == "describe":
@@ -135,10 +137,14 @@ def common(command: argparse.ArgumentParser, name: str, program: Program) -> Non
         add("--epochs", type=positive, default=3, help="passes over the samples")
         add("--lr", type=above_zero, default=1e-3, help="Adam's first learning rate")
         add("--schedule", choices=("linear", "constant"), default="linear", help="of --lr")
-        add("--fresh", action="store_true", help="overwrite what an earlier training wrote")
+        old = command.add_mutually_exclusive_group()
+        old.add_argument(
+            "--fresh", action="store_true", help="remove what an earlier training wrote"
+        )
+        old.add_argument(
+            "--resume", action="store_true", help="continue from OUT/last.pt, bit for bit"
+        )
         add("--tensorboard", action=argparse.BooleanOptionalAction, default=True, help="logs")
-    if name == "train":
-        add("--resume", action="store_true", help="continue from OUT/last.pt, bit for bit")
     add("--device", default="auto", help="cpu, cuda, ...; auto: a GPU if there is one")
     add("--seed", type=natural, default=0, help="determines everything that is drawn")
     add("--layers", choices=LAYERS, default="infinitypool", help="whose layers are used")
@@ -189,19 +195,19 @@ def main(program: Program, arguments: Sequence[str] | None = None) -> int:
     process = int(os.environ.get("LOCAL_RANK", 0))
     who = f"{program.name}, process {process}" if process else program.name
     commands = {"train": train, "evaluate": evaluate, "predict": predict, "describe": describe}
+    commands |= program.commands
     try:
         with processes(device_of(choice)):
-            if choice.command in program.commands:
-                return program.commands[choice.command](program, choice)
             return commands[choice.command](program, choice, given)
     except Refused as refused:
-        print(f"{who}: {refused}", file=sys.stderr)
+        if process == 0 or refused.alone:  # else the first process says it
+            print(f"{who}: {refused}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"{who}: {error.filename or choice.out}: {error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"{who}: stopped at once; last.pt is as it was", file=sys.stderr)
+        print(f"{who}: stopped at once; what was written stays", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -240,11 +246,7 @@ def console_of() -> Console:
 
 
 def train(program: Program, choice: argparse.Namespace, given: set[str]) -> int:
-    last, state = choice.out / "last.pt", None
-    if choice.resume:
-        state = checkpoints.load(last, program.name)
-        follow(choice, given, state, last, {"epochs"})
-    return learn(program, choice, state)[1]
+    return learn(program, choice, given)[1]
 
 
 def logs_of(choice: argparse.Namespace, console: Console, epoch: int) -> Any:
@@ -259,21 +261,24 @@ def logs_of(choice: argparse.Namespace, console: Console, epoch: int) -> Any:
     return SummaryWriter(choice.out / "tensorboard", purge_step=epoch + 1)
 
 
-def learn(
-    program: Program, choice: argparse.Namespace, state: dict[str, Any] | None = None
-) -> tuple[Run, int]:
+def learn(program: Program, choice: argparse.Namespace, given: set[str]) -> tuple[Run, int]:
     """Train, and show and draw what was learnt: the training and the exit status."""
-    recipe = recipe_of(choice)
-    last = choice.out / "last.pt"
-    if state is None and last.exists() and not choice.fresh:
+    last, state = choice.out / "last.pt", None
+    if choice.resume:
+        state = checkpoints.load(last, program.name)
+        follow(choice, given, state, last, {"epochs", "data"})
+    elif last.exists() and not choice.fresh:
         raise Refused(
-            f"{last} exists: --resume continues it, --fresh overwrites it, another --out keeps it"
+            f"{last} exists: --resume continues it, --fresh removes it, another --out keeps it"
         )
+    recipe = recipe_of(choice)
     run = Run(program, choice, recipe, state)
     choice.out.mkdir(parents=True, exist_ok=True)
     if rank() == 0:
         for old in WRITTEN if state is None else ():
             (choice.out / old).unlink(missing_ok=True)
+        for part in choice.out.glob(".*.part"):  # of a process that was killed while it wrote
+            part.unlink()
         with replacing(choice.out / "options.json", "w") as file:
             json.dump(recipe, file, indent=2)
     console, samples = console_of(), run.samples
@@ -334,10 +339,11 @@ def outcome(program: Program, network: nn.Module, pictures: Tensor) -> tuple[Ten
 
 
 def draw_held_out(program: Program, network: nn.Module, samples: Samples, path: Path) -> None:
-    """The first pictures that were held out and what the network says of them."""
+    """Some of the pictures that were held out and what the network says of them."""
     most = figures.MOST_ROWS if program.task is SEGMENT else 24
     number = min(most, len(samples.test))
-    pictures, truth = zip(*(samples.test[i] for i in range(number)), strict=True)
+    chosen = torch.arange(number) * len(samples.test) // number  # files come class by class
+    pictures, truth = zip(*(samples.test[i] for i in chosen.tolist()), strict=True)
     pictures, truth = torch.stack(pictures), torch.stack([torch.as_tensor(t) for t in truth])
     predicted, probability = outcome(program, network, pictures)
     classes = samples.classes
@@ -366,7 +372,11 @@ def restored(
 def evaluate(program: Program, choice: argparse.Namespace, given: set[str]) -> int:
     network, state = restored(program, choice, given)
     samples, task, console = program.samples(choice), program.task, console_of()
-    if samples.shape != tuple(state["shape"]) or list(samples.classes) != state["classes"]:
+    sides = 1 if program.any_size else 3
+    if (samples.shape[:sides], list(samples.classes)) != (
+        tuple(state["shape"][:sides]),
+        state["classes"],
+    ):
         raise Refused(
             f"{samples.name}: {len(samples.classes)} classes, pictures of {times(samples.shape)}; the "
             f"network learnt {len(state['classes'])} classes of {times(state['shape'])}: give other --data"
@@ -395,12 +405,19 @@ def predict(program: Program, choice: argparse.Namespace, given: set[str]) -> in
     channels, *size = state["shape"]
     classes, console = state["classes"], console_of()
     choice.out.mkdir(parents=True, exist_ok=True)
+    stems = Counter(file.stem for file in choice.files)
+    if program.task is SEGMENT and stems.most_common(1)[0][1] > 1:
+        stem = stems.most_common(1)[0][0]
+        raise Refused(
+            f"{stem}-mask.png: several files would be written as this: predict one by one"
+        )
     # Otherwise it is seen as those were that the network learnt from
     as_it_is = program.any_size and choice.size is None
     shown = []
     for file in choice.files:
         try:
             picture = read_picture(file, channels)
+            picture = 1 - picture if choice.invert else picture
             seen = picture if as_it_is else resized(picture, tuple(size))
             with fitting(seen.shape, str(file), "give a larger one"):
                 predicted, probability = outcome(program, network, seen[None])
@@ -449,7 +466,7 @@ def describe(program: Program, choice: argparse.Namespace, given: set[str]) -> i
     """Each layer in the order in which it is called, with the shape that it gives."""
     console = console_of()
     for shape in [tuple(choice.input)] if choice.input else program.example:
-        network = build(program, choice, shape, 2 if program.task is SEGMENT else 10).eval()
+        network = build(program, choice, shape, getattr(choice, "classes", 10)).eval()
         table = Table()
         for heading in ("layer", "kind", "parameters", "result"):
             table.add_column(heading, justify="left" if heading in ("layer", "kind") else "right")

@@ -10,7 +10,12 @@ from typing import IO
 
 
 class Refused(Exception):
-    """Input that cannot be used; its text is the one line that the user reads."""
+    """Input that cannot be used; its text is the one line that the user reads.
+
+    ``alone``: of several processes, this one alone has met it.
+    """
+
+    alone = False
 
     def __str__(self) -> str:
         # a DataLoader's worker process sends a whole traceback: the line is what comes last

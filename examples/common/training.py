@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -116,22 +117,29 @@ def call(network: nn.Module, pictures: Tensor) -> Tensor:
     return network(pictures)
 
 
+def as_it_is(choice: argparse.Namespace, pictures: Tensor) -> Tensor:
+    return pictures
+
+
 @dataclass(frozen=True)
 class Program:
     """What one file of this folder adds to the rest.
 
     Attributes:
-        name: of the program
+        name: of the program, of the folder that it writes, and in its checkpoints
         about: its documentation
         network: from the options, the shape of a picture and the number of classes
         samples: what it learns from, from the options
         task: :data:`CLASSIFY` or :data:`SEGMENT`
         options: adds the program's own options to the command line
+        prepare: what is done to a batch before the network learns from it, from the options and
+            N×C×H×W; what it draws is the same in all processes
         forward: how the network is called, with pictures of any number
         example: shapes of pictures that ``describe`` shows by default
         any_size: whether pictures of any size can be predicted as they are
         defaults: of the options that all programs have
-        commands: more commands: how each is run, of the program and the options
+        commands: more commands: how each is run, of the program, the options and the names of
+            those that were given
     """
 
     name: str
@@ -140,11 +148,14 @@ class Program:
     samples: Callable[[argparse.Namespace], Samples]
     task: Task = CLASSIFY
     options: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+    prepare: Callable[[argparse.Namespace, Tensor], Tensor] = as_it_is
     forward: Callable[[nn.Module, Tensor], Tensor] = call
     example: tuple[Shape, ...] = ((1, 28, 28),)
     any_size: bool = False
     defaults: dict[str, Any] = field(default_factory=dict)
-    commands: dict[str, Callable[[Program, argparse.Namespace], int]] = field(default_factory=dict)
+    commands: dict[str, Callable[[Program, argparse.Namespace, set[str]], int]] = field(
+        default_factory=dict
+    )
 
 
 LAYERS = {"infinitypool": infinitypool.nn, "torch": torch.nn}
@@ -171,23 +182,32 @@ def times(shape: Sequence[int]) -> str:
 def fitting(shape: Sequence[int], name: str = "", advice: str = "give --size") -> Iterator[None]:
     """Refuses a picture, or file of such a name, of which a network's layers leave nothing."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # of layers without an element
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # layers without an element warn before they fail
             yield
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
+        if "memory" in reason:
+            advice = "give a smaller one"
+        frames = traceback.extract_tb(error.__traceback__)
+        ours = [f for f in frames if not f.filename.startswith(torch.__path__[0])][-1]
         raise Refused(
-            f"{name or 'a picture'} of {times(shape)} does not fit this network: {reason}; {advice}"
+            f"{name or 'a picture'} of {times(shape)} does not fit this network: {reason} "
+            f"({Path(ours.filename).name}:{ours.lineno}); {advice}"
         ) from error
 
 
 def device_of(choice: argparse.Namespace) -> torch.device:
-    if choice.device != "auto":
-        try:
-            return torch.empty(0, device=choice.device).device
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise Refused(f"--device {choice.device} cannot be used here: {reason}") from error
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    name = choice.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":  # each process has a GPU of its own
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise Refused(f"--device {choice.device} cannot be used here: {reason}") from error
 
 
 # --- more than one process -----------------------------------------------------------------------
@@ -213,7 +233,7 @@ def processes(device: torch.device) -> Iterator[None]:
         yield
         return
     if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield
@@ -272,8 +292,14 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Pictures and targets, on the device that is chosen."""
     device = device_of(choice)
-    for pictures, targets in DataLoader(samples, batch_sampler=share, num_workers=choice.workers):
-        yield pictures.to(device), targets.to(device)
+    try:
+        for pictures, targets in DataLoader(
+            samples, batch_sampler=share, num_workers=choice.workers
+        ):
+            yield pictures.to(device), targets.to(device)
+    except Refused as refused:
+        refused.alone = True
+        raise
 
 
 def measure(
@@ -355,6 +381,12 @@ class Run:
         self.history: list[dict[str, float]] = []
         self.sums = self.no_sums()
         if state is not None:
+            learnt = (list(self.samples.shape), list(self.samples.classes), len(self.samples.train))
+            if learnt != (state["shape"], state["classes"], state["pictures"]):
+                raise Refused(
+                    f"{self.samples.name} is not what {self.last} was trained with: classes, number "
+                    "or size of pictures differ; give that --data, or train anew in another --out"
+                )
             checkpoints.fit(self.network, state, self.last)
             self.epoch, self.step, self.history = state["epoch"], state["step"], state["history"]
             *seen, self.sums.seconds = state["sums"]
@@ -386,9 +418,17 @@ class Run:
         done = (self.epoch * steps + self.step) / (self.choice.epochs * steps)
         return self.choice.lr * (1 - done)
 
-    def learn(self, pictures: Tensor, targets: Tensor, of_batch: int) -> float:
+    def draw(self, *what: int) -> None:
+        """Determine all that is drawn from now on, until the next call."""
+        torch.manual_seed(seeded(self.choice.seed, self.epoch, self.step, *what))
+
+    def learn(self, source: Iterator[tuple[Tensor, Tensor]], of_batch: int) -> float:
         """One step, in which all processes see ``of_batch`` samples; its loss here."""
-        torch.manual_seed(seeded(self.choice.seed, self.epoch, self.step, rank()))
+        self.draw(0, rank())
+        pictures, targets = next(source)
+        self.draw(1)
+        pictures = self.program.prepare(self.choice, pictures)
+        self.draw(2, rank())
         logits = self.program.forward(self.spread, pictures)
         loss = F.cross_entropy(logits, targets)
         for group in self.optimiser.param_groups:
@@ -398,8 +438,9 @@ class Run:
         (loss * (len(targets) * world() / of_batch)).backward()
         self.optimiser.step()
         self.step += 1
-        self.sums.add(logits, targets, loss.item())
-        return loss.item()
+        value = loss.item()
+        self.sums.add(logits, targets, value)
+        return value
 
     def train(self, progress: Progress, finished: Callable[[dict[str, float]], None]) -> bool:
         """Train until all epochs are done, or until it is to stop; whether they are.
@@ -421,8 +462,9 @@ class Run:
                 del share.batches[: self.step]  # what was seen before a stop
                 start, before = time.perf_counter(), self.sums.samples
                 seconds = self.sums.seconds
-                for pictures, targets in batches(self.choice, self.samples.train, share):
-                    loss = self.learn(pictures, targets, whole[self.step])
+                source = batches(self.choice, self.samples.train, share)
+                for of_batch in whole[self.step :]:
+                    loss = self.learn(source, of_batch)
                     self.sums.seconds = seconds + time.perf_counter() - start
                     speed = (self.sums.samples - before) * world() / (self.sums.seconds - seconds)
                     progress.update(bar, advance=1, note=f"loss {loss:.3f}, {speed:.0f}/s")
@@ -445,26 +487,37 @@ class Run:
         is_best = all(row["test_score"] > earlier["test_score"] for earlier in self.history)
         self.history.append(row)
         self.epoch, self.step, self.sums = self.epoch + 1, 0, self.no_sums()
-        if is_best:  # before the other: killed in between, a resumed training writes both again
-            self.save(self.best)
-        self.save(self.last)
+        # Killed before the last of these, a resumed training comes here again
         if rank() == 0:
             with replacing(self.choice.out / "history.csv", "w") as file:
                 table = csv.DictWriter(file, row)
                 table.writeheader()
                 table.writerows(self.history)
+        if is_best:
+            self.save(self.best)
+        self.save(self.last)
         return row
 
     def save(self, path: Path) -> None:
-        """Write all that training needs to continue from here."""
+        """Write all that training needs to continue from here; the first of all processes does."""
         sums = self.sums.over_processes()
-        if rank() > 0:
-            return
-        state = {
+        failure = None
+        try:
+            if rank() == 0:
+                checkpoints.save(path, self.state(sums))
+        except Refused as refused:
+            failure = refused
+        if any_process(failure is not None):
+            raise failure or Refused(f"{path} cannot be written")
+
+    def state(self, sums: Sums) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {
             "program": self.program.name,
             "recipe": self.recipe,
             "shape": list(self.samples.shape),
             "classes": list(self.samples.classes),
+            "pictures": len(self.samples.train),
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "epoch": self.epoch,
@@ -472,4 +525,3 @@ class Run:
             "sums": [sums.confusion, sums.loss, sums.samples, sums.seconds],
             "history": self.history,
         }
-        checkpoints.save(path, state)
