@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+import torch
+from PIL import Image, ImageOps
+from torch import nn
+from torch.utils.data import TensorDataset
 
 import any_size
 import digits
 import regularised
 import transformer
 import unet
-from common import checkpoints, main
+from common import Refused, checkpoints, commands, main
+from common.commands import read
+from common.samples import Samples
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_figures")
 
@@ -117,8 +124,8 @@ def test_masks_with_other_classes_are_refused(squares, refused, run, tmp_path):
     ("program", "options", "words"),
     [
         (digits.PROGRAM, ("--size", 8), ("1×8×8", "--size")),
-        (any_size.PROGRAM, ("--sizes", 4), ("--sizes", "4")),
-        (any_size.PROGRAM, ("--size", 4), ("1×4×4", "--size")),
+        (any_size.PROGRAM, ("--scales", 0.25), ("--scales 0.25", "4 pixels")),
+        (any_size.PROGRAM, ("--size", 4), ("3 pixels", "--size")),
         (transformer.PROGRAM, ("--width", 30), ("--width 30", "--heads 4")),
         (digits.PROGRAM, ("--batch-size", 99), ("--batch-size 70",)),
         (digits.PROGRAM, ("--device", "abacus"), ("--device abacus",)),
@@ -171,9 +178,45 @@ def test_compare_overwrites_only_when_asked_to(rows, refused, run, tmp_path):
     given = ("--data", rows, "--few", 10, "--batch-size", 10, "--epochs", 1, "--out", tmp_path)
     run(regularised.PROGRAM, "compare", *given)
     before = (tmp_path / "none/last.pt").read_bytes()
-    refused(regularised.PROGRAM, "compare", *given, words=("last.pt exists", "--fresh"))
+    refused(regularised.PROGRAM, "compare", *given, words=(tmp_path, "none", "--fresh", "--resume"))
     assert (tmp_path / "none/last.pt").read_bytes() == before
     run(regularised.PROGRAM, "compare", *given, "--fresh")
+    shutil.rmtree(tmp_path / "group-norm")  # as if it had been stopped before
+    run(regularised.PROGRAM, "compare", *given, "--resume")
+    assert (tmp_path / "none/last.pt").read_bytes() == before
+    assert (tmp_path / "group-norm/last.pt").exists()
+
+
+def test_few_pictures_are_of_all_classes(rows, monkeypatch):
+    data = TensorDataset(torch.zeros(100, 1), torch.arange(100) // 10)  # as folders give them
+    found = Samples("", data, data, tuple("0123456789"), (1, 1, 1))
+    monkeypatch.setattr(regularised, "classified", lambda *_, **__: found)
+    choice, _ = read(regularised.PROGRAM, ["train", "--few", "30"])
+    few, again = (regularised.samples(choice).train for _ in "12")
+    classes = [int(target) for _, target in few]
+    assert len(classes) == 30 and len(set(classes)) > 7
+    assert classes == [int(target) for _, target in again]
+
+
+def test_fresh_and_resume_exclude_each_other(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(digits.PROGRAM, ["train", "--fresh", "--resume"])
+    assert stopped.value.code == 2 and "not allowed with" in capsys.readouterr().err
+
+
+def test_of_several_processes_one_speaks_of_what_all_have_met(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(commands, "processes", nullcontext)
+    for alone in (False, True):
+
+        def refuse(choice, alone=alone):
+            refused = Refused("broken")
+            refused.alone = alone
+            raise refused
+
+        program = replace(digits.PROGRAM, samples=refuse)
+        assert main(program, ["train", "--out", str(tmp_path / "new")]) == 2
+        assert capsys.readouterr().err == ("digits, process 1: broken\n" if alone else "")
 
 
 # --- pictures of one's own -----------------------------------------------------------------------
@@ -208,9 +251,56 @@ def test_predict_stops_at_or_skips_what_is_no_picture(run, refused, trained, tmp
 
 def test_too_small_a_picture_is_refused_by_predict(run, refused, rows, tmp_path):
     out = tmp_path / "out"
-    run(any_size.PROGRAM, "train", "--data", rows, "--epochs", 1, "--sizes", 8, "--out", out)
+    run(any_size.PROGRAM, "train", "--data", rows, "--epochs", 1, "--scales", 0.5, "--out", out)
     small = picture(tmp_path / "small.png", 5, 5)
     refused(any_size.PROGRAM, "predict", small, "--out", out, words=(small, "1×5×5"))
+
+
+def test_predict_sees_pictures_as_training_did(run, refused, squares, tmp_path, monkeypatch):
+    """Resized where those were; a mask has its file's size. Files whose masks collide: refused."""
+    seen, outcome = [], commands.outcome
+    monkeypatch.setattr(
+        commands, "outcome", lambda *given: seen.append(tuple(given[2].shape)) or outcome(*given)
+    )
+    out, given = tmp_path / "out", ("--data", squares, "--width", 1, "--batch-size", 2)
+    large = picture(tmp_path / "large.png", 40, 30)
+    for size, shape in (((), (1, 1, 40, 30)), (("--size", 20), (1, 1, 20, 20))):
+        run(unet.PROGRAM, "train", *given, *size, "--epochs", 1, "--fresh", "--out", out)
+        run(unet.PROGRAM, "predict", large, "--out", out)
+        assert seen[-1] == shape
+        with Image.open(out / "large-mask.png") as mask:
+            assert mask.size == (30, 40)
+    (tmp_path / "other").mkdir()
+    twin = picture(tmp_path / "other/large.png", 40, 30)
+    before = len(seen)
+    refused(unet.PROGRAM, "predict", large, twin, "--out", out, words=("large-mask.png",))
+    assert len(seen) == before
+
+
+def test_a_network_of_any_size_is_measured_at_another(run, rows, tmp_path):
+    run(any_size.PROGRAM, "train", "--data", rows, "--epochs", 1, "--out", tmp_path)
+    assert "accuracy" in run(any_size.PROGRAM, "evaluate", "--size", 24, "--out", tmp_path)
+
+
+def test_dark_digits_on_light_are_inverted(run, trained, tmp_path):
+    light = picture(tmp_path / "a.png", 16, 16)
+    with Image.open(light) as image:
+        ImageOps.invert(image.convert("L")).save(tmp_path / "b.png")
+    given = ("--checkpoint", trained / "best.pt", "--out", tmp_path / "out")
+    one = run(digits.PROGRAM, "predict", light, *given)
+    two = run(digits.PROGRAM, "predict", tmp_path / "b.png", "--invert", *given)
+    assert one.replace("a.png", "b.png") == two
+
+
+def test_an_error_in_a_network_of_ones_own_is_found(refused, rows, tmp_path):
+    class Wrong(nn.Module):
+        def forward(self, x):
+            return x.view(3, 5)
+
+    line = Wrong.forward.__code__.co_firstlineno + 1
+    program = replace(digits.PROGRAM, network=lambda *_: Wrong())
+    given = ("--data", rows, "--out", tmp_path)
+    refused(program, "train", *given, words=(f"{Path(__file__).name}:{line}", "[3, 5]"))
 
 
 def test_names_of_classes_are_shown_as_they_are(run, tmp_path):

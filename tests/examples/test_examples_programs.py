@@ -142,15 +142,12 @@ def test_the_other_classifier_takes_any_size():
 
 
 def test_training_sees_the_sizes_that_are_asked_for():
-    network = made(any_size.PROGRAM, "--sizes", "8", "16", shape=(1, 24, 24))
-    seen = set()
-    network.features.register_forward_pre_hook(lambda _, given: seen.add(given[0].shape[2:]))
-    for _ in range(20):
-        network(torch.rand(2, 1, 24, 24))
-    assert seen == {(8, 8), (16, 16)}
-    seen.clear()
-    network.eval()(torch.rand(2, 1, 24, 24))
-    assert seen == {(24, 24)}
+    choice, _ = read(any_size.PROGRAM, ["train", "--scales", "0.5", "2"])
+    pictures = torch.rand(2, 1, 24, 20)
+    seen = {any_size.scaled(choice, pictures).shape for _ in range(20)}
+    assert seen == {(2, 1, 12, 10), (2, 1, 48, 40)}
+    choice.form = "fixed"
+    assert any_size.scaled(choice, pictures) is pictures
 
 
 @pytest.mark.parametrize(
@@ -277,7 +274,7 @@ def test_both_kinds_of_layers_learn_alike(run, no_figures, rows, tmp_path):
 
 # --- U-Net and pictures of any size --------------------------------------------------------------
 
-SIZES = [(1, 1), (1, 7), (5, 300), (132, 132), (200, 2)]
+SIZES = [(1, 1), (1, 7), (5, 300), (132, 132), (200, 2), (388, 389), (772, 3)]
 
 
 @pytest.mark.parametrize("length", [*range(1, 40), 132, 300])
@@ -303,6 +300,8 @@ def test_whole_gives_every_pixel_its_place(size):
 
     pictures = torch.rand(2, 3, *size)
     assert torch.equal(unet.whole(middle, pictures), pictures)
+    with torch.inference_mode():  # tile by tile
+        assert torch.equal(unet.whole(middle, pictures), pictures)
 
 
 def test_whole_is_the_network_itself_away_from_the_edges():
@@ -317,12 +316,21 @@ def test_whole_is_the_network_itself_away_from_the_edges():
     assert everywhere.std() > 1e-3
 
 
+def test_tiles_are_parts_of_the_whole():
+    network = made(unet.PROGRAM, "--width", "2", shape=(1, 300, 300), classes=3).eval()
+    picture = torch.rand(1, 1, 801, 389)
+    expected = unet.whole(network, picture).detach()  # with a gradient, in one piece
+    with torch.inference_mode():
+        found = unet.whole(network, picture)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
 # --- every program, from training to a picture of one's own --------------------------------------
 
 PROGRAMS = [
     (digits.PROGRAM, ("--form", "blocks")),
     (unet.PROGRAM, ("--width", "2")),
-    (any_size.PROGRAM, ("--sizes", "8", "16")),
+    (any_size.PROGRAM, ("--scales", "0.5", "1")),
     (regularised.PROGRAM, ("--variant", "group-norm")),
     (transformer.PROGRAM, ("--width", "16", "--depth", "1")),
 ]

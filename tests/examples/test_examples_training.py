@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -94,11 +95,43 @@ def test_steps_epochs_and_processes_draw_apart(run, rows, tmp_path, monkeypatch)
     monkeypatch.setattr(training, "seeded", lambda *n: seeds.append(seeded(*n)) or seeds[-1])
     monkeypatch.setattr(training, "Share", Remembered)
     run(regularised.PROGRAM, "train", *recipe(rows), "--out", tmp_path)
-    assert len(seeds) == len(set(seeds)) == 2 + 2 * 4  # an order for each epoch, and each step's
+    assert len(seeds) == len(set(seeds)) == 2 + 2 * 4 * 3  # orders of epochs; steps
     first, held_out, second, _ = orders
     assert sorted(first) == sorted(second) == list(range(70)) and held_out == list(range(20))
     assert len({tuple(first), tuple(second), tuple(range(70))}) == 3
     assert len({seeded(seed, 1, 2, rank) for seed in range(9) for rank in range(9)}) == 81
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_processes_prepare_a_batch_alike(rank, run, rows, tmp_path, monkeypatch):
+    drawn = []
+    program = replace(
+        regularised.PROGRAM, prepare=lambda _, x: drawn.append(torch.rand(()).item()) or x
+    )
+    monkeypatch.setattr(training, "rank", lambda: rank)
+    run(program, "train", *recipe(rows), "--out", tmp_path)
+    generator = torch.Generator()
+    of_steps = [(0, epoch, step, 1) for epoch in range(2) for step in range(4)]
+    expected = [
+        torch.rand((), generator=generator.manual_seed(training.seeded(*of_step))).item()
+        for of_step in of_steps
+    ]
+    assert drawn == expected
+
+
+def test_what_was_seen_before_a_stop_counts_once(
+    run, rows, tmp_path, signalled, monkeypatch, no_figures
+):
+    """All processes know how long it took, one of them what was seen."""
+    signalled(1, 3, signal.SIGINT)
+    run(regularised.PROGRAM, "train", *recipe(rows), "--out", tmp_path, status=130)
+    state = checkpoints.load(tmp_path / "last.pt", "regularised")
+    choice, given = commands.read(regularised.PROGRAM, ["train", "--out", str(tmp_path)])
+    commands.follow(choice, given, state, tmp_path)
+    for rank, samples in ((0, 70), (1, 0)):
+        monkeypatch.setattr(training, "rank", lambda rank=rank: rank)
+        sums = training.Run(regularised.PROGRAM, choice, {}, state).sums
+        assert sums.samples == sums.confusion.sum() == samples and sums.seconds > 0
 
 
 def shares(order, size, processes, all_work, monkeypatch):
