@@ -181,6 +181,7 @@ def test_compare_overwrites_only_when_asked_to(rows, refused, run, tmp_path):
     refused(regularised.PROGRAM, "compare", *given, words=(tmp_path, "none", "--fresh", "--resume"))
     assert (tmp_path / "none/last.pt").read_bytes() == before
     run(regularised.PROGRAM, "compare", *given, "--fresh")
+    before = (tmp_path / "none/last.pt").read_bytes()
     shutil.rmtree(tmp_path / "group-norm")  # as if it had been stopped before
     run(regularised.PROGRAM, "compare", *given, "--resume")
     assert (tmp_path / "none/last.pt").read_bytes() == before
