@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import numpy as np
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 
 def draw(random: np.random.Generator, size: int) -> np.ndarray:
     """One picture (0) and its mask (1), uint8 2×size×size; all chance is taken from ``random``."""
-    margin = 14  # cells are cut by the picture's edge, and blurring wraps around outside of it
+    margin = 14  # cells are cut by the picture's edge
     wide = size + 2 * margin
     light, mask = np.zeros((wide, wide)), np.zeros((wide, wide), bool)
     texture = (1 + 0.25 * _uneven(random, wide, wide // 5)).clip(0.4)
@@ -27,7 +28,7 @@ def draw(random: np.random.Generator, size: int) -> np.ndarray:
         light[window] += inside * height * texture[window] * 2 ** random.uniform(-1.6, 0.6)
         mask[window] |= inside
     haze = 0.42 + 0.24 * _uneven(random, wide, 3) + 0.1 * _uneven(random, wide, 6)
-    seen = _blurred(light, random.uniform(0.8, 1.8)) + haze.clip(0.05)
+    seen = gaussian_filter(light, random.uniform(0.8, 1.8)) + haze.clip(0.05)
     # few photons make a noisy picture, and reading them out adds to it
     deviation = np.sqrt(seen / random.uniform(30, 90) + 0.04**2)
     seen += deviation * random.normal(size=seen.shape)
@@ -58,10 +59,3 @@ def _uneven(random: np.random.Generator, wide: int, coarse: int) -> np.ndarray:
     """A smooth random field about 0: ``coarse`` × ``coarse`` normal numbers, enlarged."""
     field = Image.fromarray(random.normal(size=(coarse, coarse)).astype(np.float32))
     return np.asarray(field.resize((wide, wide), Image.Resampling.BICUBIC))
-
-
-def _blurred(plane: np.ndarray, sigma: float) -> np.ndarray:
-    """Convolved with a Gaussian; the plane's edges meet."""
-    rows, columns = np.fft.fftfreq(plane.shape[0]), np.fft.rfftfreq(plane.shape[1])
-    gaussian = np.exp(-2 * (np.pi * sigma) ** 2 * (rows[:, None] ** 2 + columns**2))
-    return np.fft.irfft2(np.fft.rfft2(plane) * gaussian, plane.shape)

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from . import checkpoints, figures
 from .files import Refused, replacing
-from .pictures import read_picture, resized, write_mask
+from .pictures import read_picture, resized, times, write_mask
 from .samples import Samples
 from .training import (
     LAYERS,
@@ -39,7 +39,6 @@ from .training import (
     measure,
     processes,
     rank,
-    times,
     world,
 )
 

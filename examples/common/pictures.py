@@ -66,7 +66,6 @@ def read_mask(path: Path, classes: int, size: tuple[int, int] | None = None) -> 
 
 def write_mask(path: Path, mask: Tensor) -> None:
     """A mask H×W as palette PNG, classes (at most 256) as values: all of it, or Refused."""
-
     image = Image.fromarray(mask.cpu().numpy().astype(np.uint8))
     image.putpalette([value for n in range(256) for value in COLOURS[n % len(COLOURS)]])
     try:
@@ -115,8 +114,9 @@ def resized(picture: Tensor, size: tuple[int, int]) -> Tensor:
     return interpolate(picture[None], size, mode="bilinear", antialias=True)[0]
 
 
-def text(shape: Sequence[int]) -> str:
-    return "×".join(str(length) for length in shape)
+def times(shape: Sequence[int]) -> str:
+    """As people write it: 3×224×224."""
+    return "×".join(map(str, shape))
 
 
 def reason(error: BaseException) -> str:

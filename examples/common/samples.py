@@ -35,7 +35,7 @@ from .pictures import (
     read_picture,
     reason,
     resized,
-    text,
+    times,
     write_mask,
 )
 
@@ -375,7 +375,7 @@ def _file_samples(
         first = first or (item[0], fact[1])
         if size is None and fact[1] != first[1]:
             raise Refused(
-                f"{item[0]}: is {text(fact[1])}, but {first[0]} is {text(first[1])};"
+                f"{item[0]}: is {times(fact[1])}, but {first[0]} is {times(first[1])};"
                 " --size N resizes all"
             )
         grey = grey and fact[0]
@@ -400,7 +400,7 @@ def _examined(items: Sequence, classes: int) -> Iterator[tuple[bool, tuple[int, 
                 mask = read_mask(target, classes)
                 if tuple(mask.shape) != (image.height, image.width):
                     return Refused(
-                        f"{target}: is {text(mask.shape)}, but its picture {path} is"
+                        f"{target}: is {times(mask.shape)}, but its picture {path} is"
                         f" {image.height}×{image.width}"
                     )
         except Refused as error:
@@ -434,7 +434,7 @@ def _split(targets: Sequence[int]) -> tuple[list[int], list[int]]:
 def _same(path: Path, now: Sequence[int], before: Sequence[int]) -> None:
     """Every file was looked at before: has somebody changed this one?"""
     if tuple(now) != tuple(before):
-        raise Refused(f"{path}: is {text(now)} now and was {text(before)}")
+        raise Refused(f"{path}: is {times(now)} now and was {times(before)}")
 
 
 def _square(size: int) -> tuple[int, int]:

@@ -33,6 +33,7 @@ import infinitypool.nn
 
 from . import checkpoints
 from .files import Refused, replacing
+from .pictures import times
 from .samples import Samples
 
 Shape = tuple[int, int, int]  # channels, height, width of a picture
@@ -172,10 +173,6 @@ def build(program: Program, choice: argparse.Namespace, shape: Shape, classes: i
     torch.manual_seed(choice.seed)
     with fitting(shape):
         return program.network(choice, shape, classes)
-
-
-def times(shape: Sequence[int]) -> str:
-    return "×".join(map(str, shape))
 
 
 @contextmanager
