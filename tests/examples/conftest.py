@@ -99,6 +99,18 @@ def in_quiet(program, command: str, *options: object) -> list[str]:
     return [command, *map(str, options), *quiet]
 
 
+@pytest.fixture(scope="session")
+def trained(rows, tmp_path_factory) -> Path:
+    """One epoch of the digits' network in module form."""
+    import digits
+    from common import main
+
+    out = tmp_path_factory.mktemp("trained")
+    given = ["--data", rows, "--batch-size", 32, "--epochs", 1, "--form", "module", "--out", out]
+    assert main(digits.PROGRAM, in_quiet(digits.PROGRAM, "train", *given)) == 0
+    return out
+
+
 @pytest.fixture
 def run(one_thread, capsys):
     """Run a program in this process, check its exit status, and return what it printed."""

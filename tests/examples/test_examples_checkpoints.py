@@ -12,19 +12,10 @@ import torch
 
 import digits
 import regularised
-from common import checkpoints, main
+from common import checkpoints
 
 resource = pytest.importorskip("resource")
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def trained(rows, tmp_path_factory) -> Path:
-    """One epoch of the digits' network in module form."""
-    out = tmp_path_factory.mktemp("trained")
-    given = ["--data", rows, "--batch-size", 32, "--epochs", 1, "--form", "module", "--out", out]
-    assert main(digits.PROGRAM, ["train", "--no-tensorboard", *map(str, given)]) == 0
-    return out
 
 
 @pytest.fixture

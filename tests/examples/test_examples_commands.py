@@ -42,15 +42,6 @@ def folders(path: Path, *names: str, count: int = 5, size: int = 16) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def trained(rows, tmp_path_factory) -> Path:
-    """One epoch of the digits' network in module form."""
-    out = tmp_path_factory.mktemp("trained")
-    given = ["--data", rows, "--batch-size", 32, "--epochs", 1, "--form", "module", "--out", out]
-    assert main(digits.PROGRAM, ["train", "--no-tensorboard", *map(str, given)]) == 0
-    return out
-
-
 # --- data that cannot be used --------------------------------------------------------------------
 
 
