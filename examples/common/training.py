@@ -318,13 +318,19 @@ def measure(
 
 
 class Stop:
-    """Whether somebody wants this program to end; a second Ctrl-C ends it at once."""
+    """Whether somebody wants this program to end; a second Ctrl-C ends it at once.
+
+    A signal that is ignored, as in the background of a shell, stays ignored.
+    """
 
     def __init__(self) -> None:
         self.wanted = False
 
     def __enter__(self) -> Stop:
-        self.before = {s: signal.signal(s, self.want) for s in (signal.SIGINT, signal.SIGTERM)}
+        handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+        self.before = {s: h for s, h in handlers.items() if h is not signal.SIG_IGN}
+        for number in self.before:
+            signal.signal(number, self.want)
         return self
 
     def want(self, number: int, frame: Any) -> None:

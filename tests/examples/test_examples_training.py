@@ -166,6 +166,7 @@ def test_processes_share_every_batch(monkeypatch):
 def signalled(monkeypatch):
     """Signals that come while a certain step is learnt."""
     learn = training.Run.learn
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests
 
     def at(epoch: int, step: int, *signals: int) -> None:
         def learning(self, *given):
@@ -177,7 +178,7 @@ def signalled(monkeypatch):
         monkeypatch.setattr(training.Run, "learn", learning)
 
     yield at
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
 
 
 @pytest.mark.parametrize(
@@ -196,6 +197,13 @@ def test_training_that_was_stopped_continues_bit_for_bit(
     signalled(-1, -1)
     run(regularised.PROGRAM, "train", "--resume", "--out", tmp_path)
     assert unlike(uninterrupted, tmp_path) == []
+
+
+def test_what_is_ignored_stays_ignored(run, rows, tmp_path, signalled):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signalled(0, 1, signal.SIGINT)
+    run(regularised.PROGRAM, "train", *recipe(rows), "--out", tmp_path)
+    assert signal.signal(signal.SIGINT, signal.default_int_handler) is signal.SIG_IGN
 
 
 def test_a_second_ctrl_c_ends_at_once(rows, tmp_path, signalled, capsys):
