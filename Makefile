@@ -11,7 +11,7 @@ SOURCES := CMakeLists.txt pyproject.toml constraints.txt $(shell find csrc -type
 demo: $(VENV)/demo
 	$(BIN)/python examples/demo.py $(if $(IMAGE),"$(IMAGE)")
 
-# Every program once, briefly; what they write lies in runs/
+# Every program once, briefly; what they write lies in runs/examples/
 examples: $(VENV)/examples
 	$(BIN)/python examples/digits.py train --epochs 3 --batch-size 100 --fresh --out runs/examples/digits
 	$(BIN)/python examples/any_size.py train --epochs 3 --fresh --out runs/examples/any_size

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
 from pathlib import Path
@@ -54,32 +54,23 @@ FREE |= {"checkpoint", "files", "invert", "on_broken", "input", "kind"}
 # --- the command line ----------------------------------------------------------------------------
 
 
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
+def limited(name: str, kind: type, allowed: Callable[[Any], bool]) -> Callable[[str], Any]:
+    """What reads a number from the command line, and refuses others."""
+
+    def number(text: str) -> Any:
+        value = kind(text)
+        if not allowed(value):
+            raise ValueError(text)
+        return value
+
+    number.__name__ = name  # argparse says it of what is refused
     return number
 
 
-def natural(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise ValueError(text)
-    return number
-
-
-def probability(text: str) -> float:
-    number = float(text)
-    if not 0 <= number <= 1:
-        raise ValueError(text)
-    return number
-
-
-def above_zero(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise ValueError(text)
-    return number
+positive = limited("positive", int, lambda value: value > 0)
+natural = limited("natural", int, lambda value: value >= 0)
+probability = limited("probability", float, lambda value: 0 <= value <= 1)
+above_zero = limited("above_zero", float, lambda value: 0 < value < float("inf"))
 
 
 def parser_of(program: Program) -> tuple[argparse.ArgumentParser, dict[str, Any]]:
@@ -439,9 +430,7 @@ def predict(program: Program, choice: argparse.Namespace, given: set[str]) -> in
             parts = ", ".join(f"{n} {s:.1%}" for n, s in zip(classes, shares.tolist(), strict=True))
             console.print(f"{file}: {parts}; written: {mask}, {figure}")
         else:
-            console.print(
-                f"{file}: {classes[predicted[0]]} ({probability[0]:.1%})", highlight=False
-            )
+            console.print(f"{file}: {classes[predicted[0]]} ({probability[0]:.1%})")
             thumbnail = resized(picture, tuple(size))
             shown.append((thumbnail, predicted[0], probability[0], file.name))
     if shown:
@@ -469,7 +458,6 @@ def describe(program: Program, choice: argparse.Namespace, given: set[str]) -> i
         table = Table()
         for heading in ("layer", "kind", "parameters", "result"):
             table.add_column(heading, justify="left" if heading in ("layer", "kind") else "right")
-
         called: list[str] = []
 
         def show(
