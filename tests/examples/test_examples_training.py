@@ -238,7 +238,7 @@ main(regularised.PROGRAM, sys.argv[1:])
 def test_training_that_was_killed_continues_bit_for_bit(run, unlike, rows, tmp_path, uninterrupted):
     given = map(str, ["train", "--no-tensorboard", "--out", tmp_path, *recipe(rows)])
     environment = os.environ | {"PYTHONPATH": str(EXAMPLES), "OMP_NUM_THREADS": "1"}
-    killed = subprocess.run([sys.executable, "-c", KILLED, *given], env=environment)
+    killed = subprocess.run([sys.executable, "-c", KILLED, *given], env=environment, timeout=240)
     assert killed.returncode == -signal.SIGKILL
     state = checkpoints.load(tmp_path / "last.pt", "regularised")
     assert (state["epoch"], state["step"]) == (1, 0)  # the running epoch is lost, no more
@@ -287,12 +287,14 @@ def test_two_processes_learn_what_one_learns(run, rows, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     run(digits.PROGRAM, "train", *given, "--out", one)
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    launch += ["--master-port", free_port(), EXAMPLES / "digits.py", "train", "--no-tensorboard"]
+    launch += ["--master-addr", "127.0.0.1", "--master-port", free_port()]
+    launch += [EXAMPLES / "digits.py", "train", "--no-tensorboard"]
     together = subprocess.run(
         list(map(str, [*launch, *given, "--out", two])),
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
         capture_output=True,
         text=True,
+        timeout=240,  # processes that do not find each other wait for half an hour
     )
     assert together.returncode == 0, together.stderr
     assert together.stdout.count("epoch 1,") == 1 and "2 × 1 threads" in together.stdout
