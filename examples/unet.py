@@ -125,7 +125,8 @@ def whole(network: nn.Module, pictures: Tensor) -> Tensor:
     result is the same, since tiles begin where windows of all four poolings do.
     """
     height, width = pictures.shape[-2:]
-    rows, columns = (mirrored(length, *padding(length)) for length in (height, width))
+    around = padding(height), padding(width)
+    rows, columns = mirrored(height, *around[0]), mirrored(width, *around[1])
     cut = (lambda places: [places]) if torch.is_grad_enabled() else tiles
     logits = joined(
         [
@@ -134,7 +135,7 @@ def whole(network: nn.Module, pictures: Tensor) -> Tensor:
         ],
         -2,
     )
-    top, left = padding(height)[0] - BORDER, padding(width)[0] - BORDER
+    top, left = (before - BORDER for before, _ in around)
     return logits[..., top : top + height, left : left + width]
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from .files import Refused, replacing
+from .pictures import times
 
 PARTS = frozenset(
     "program recipe shape classes pictures network optimiser epoch step sums history".split()
@@ -66,7 +67,7 @@ def load(path: Path, program: str) -> dict[str, Any]:
 def fit(network: nn.Module, state: dict[str, Any], path: Path) -> None:
     """Load the weights, or say in one line why they are not this network's."""
     here, there = (
-        {name: "×".join(map(str, tensor.shape)) or "a number" for name, tensor in tensors.items()}
+        {name: times(tensor.shape) or "a number" for name, tensor in tensors.items()}
         for tensors in (network.state_dict(), state["network"])
     )
     names = here | there
